@@ -1,0 +1,122 @@
+"""The seam: what one DTLS association promises, whichever engine runs it.
+
+A :class:`Connection` is sans-IO. It has no socket, no thread and no clock: datagrams go in, datagrams come out, and
+the time is an argument. Whoever drives it does the same few things over and over::
+
+    events = connection.receive_datagram(datagram, now)     # or handle_timeout(now), when next_timeout() has come
+    for datagram in connection.datagrams_to_send(now):      # after every call
+        ...
+
+Noise of the network never raises and never ends an association. What an attacker could have forged is dropped and
+counted in ``statistics`` by reason.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from .context import Context
+    from .events import Event
+    from .reassembly import Message
+
+
+class ConnectionState(enum.Enum):
+    """Where an association stands."""
+
+    HANDSHAKING = "handshaking"
+    ESTABLISHED = "established"
+    CLOSING = "closing"
+    """Our close_notify is out, the peer's has not come; what still comes is discarded."""
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+class ReceivedClientHello(NamedTuple):
+    """A ClientHello that proved its sender's address: what a server-side connection begins with."""
+
+    message: Message
+    record_sequence: int
+    """Of the record that completed it; the server's records go on from there (RFC 6347, 4.2.1)."""
+    record_version: int
+    cookie_verified: bool
+
+
+class Connection(abc.ABC):
+    """One association of two peers, made by :meth:`dtls.Context.connection`. Its handshake starts at once.
+
+    ``now`` is always in seconds of one monotonic clock. Not for two threads at a time.
+    """
+
+    context: Context
+    server_side: bool
+    server_hostname: str | None
+    state: ConnectionState
+    statistics: Counter[str]
+    """How many times something was dropped or done, by reason."""
+
+    @abc.abstractmethod
+    def receive_datagram(self, datagram: bytes, now: float) -> list[Event]:
+        """Take in one datagram of the peer, or of somebody who pretends to be. Does not raise."""
+
+    @abc.abstractmethod
+    def send(self, message: bytes | bytearray | memoryview, now: float) -> None:
+        """Protect ``message`` as one record, which will be one datagram.
+
+        Raises :class:`~dtls.MessageTooLarge` over ``max_message_size``, :exc:`ValueError` if it is empty,
+        :class:`~dtls.SSLZeroReturnError` when the association is closed, and :class:`~dtls.SSLError` before the
+        handshake is complete or after it failed.
+        """
+
+    @abc.abstractmethod
+    def datagrams_to_send(self, now: float) -> list[bytes]:
+        """What is to be sent to the peer now, in order; the caller has it from then on."""
+
+    @abc.abstractmethod
+    def next_timeout(self) -> float | None:
+        """The time at which :meth:`handle_timeout` is due, or ``None``."""
+
+    @abc.abstractmethod
+    def handle_timeout(self, now: float) -> list[Event]:
+        """Repeat what is due to be repeated, give up what has passed its deadline. Early calls do nothing."""
+
+    @abc.abstractmethod
+    def close(self, now: float) -> None:
+        """Say close_notify (RFC 5246, 7.2.1). May be called in any state, and again."""
+
+    @property
+    @abc.abstractmethod
+    def max_message_size(self) -> int:
+        """The longest message in bytes that one datagram of the context's MTU carries; 0 before the handshake."""
+
+    @abc.abstractmethod
+    def version(self) -> str | None:
+        """``"DTLSv1.2"`` or ``"DTLSv1"``, as the ``ssl`` module names versions; ``None`` before the handshake."""
+
+    @abc.abstractmethod
+    def cipher(self) -> tuple[str, str, int] | None:
+        """The suite's name, the version that defined it and its secret bits, as ``ssl.SSLSocket.cipher`` gives them."""
+
+    @abc.abstractmethod
+    def group(self) -> str | None:
+        """The key-exchange group's name. Raises :exc:`NotImplementedError` where the engine does not know it."""
+
+    @abc.abstractmethod
+    def selected_alpn_protocol(self) -> str | None:
+        """The application protocol agreed on (RFC 7301)."""
+
+    @abc.abstractmethod
+    def peer_certificate(self) -> bytes | None:
+        """The DER of the peer's certificate, verified or not; ``None`` if it sent none."""
+
+    @abc.abstractmethod
+    def unverified_chain(self) -> list[bytes]:
+        """The DERs that the peer sent, its own first."""
+
+    @abc.abstractmethod
+    def verified_chain(self) -> list[bytes]:
+        """The DERs of the path that was validated, the peer's own first; empty if none was."""

@@ -1,0 +1,111 @@
+"""Stateless cookies: how a server learns that a peer can be reached at its address before it keeps any state.
+
+RFC 6347, 4.2.1. A cookie is a salt and an HMAC-SHA-256 over the time slot, the salt, the peer's address, the client
+random and what the ClientHello offers, each with its length in front, so that no two different inputs give the same
+bytes. The secret rotates; the slot before the present one, under the secret that was in force then, still counts.
+
+The session id is left out on purpose: Mbed TLS makes a new one for its second ClientHello when it resumes with a
+ticket, and would loop for ever. So are the extensions: clients may pad or reorder them, and the handshake's Finished
+covers them anyway.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from .wire import ClientHello
+
+SALT_LENGTH = 8
+MAC_LENGTH = 24
+COOKIE_LENGTH = SALT_LENGTH + MAC_LENGTH
+"""32 bytes: DTLS 1.0 allows no longer cookie."""
+SECRET_LENGTH = 32
+
+
+def _prefixed(field: bytes) -> bytes:
+    return len(field).to_bytes(4, "big") + field
+
+
+class CookieFactory:
+    """Makes and verifies cookies.
+
+    :param slot: seconds of a time slot, greater than 0. A cookie counts for one to two slots.
+    :param secret_lifetime: seconds after which a new secret is drawn, at least ``slot``.
+    :param random_bytes: where secrets and salts come from.
+    :raises ValueError: for a slot or lifetime out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        slot: float = 60.0,
+        secret_lifetime: float = 3600.0,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        if slot <= 0:
+            msg = f"slot must be greater than 0 seconds, not {slot!r}"
+            raise ValueError(msg)
+        if secret_lifetime < slot:
+            msg = f"secret_lifetime must be at least one slot ({slot!r} seconds), not {secret_lifetime!r}"
+            raise ValueError(msg)
+        self._slot_seconds = slot
+        self._slots_per_secret = int(secret_lifetime // slot)
+        self._random_bytes = random_bytes
+        self._secret = random_bytes(SECRET_LENGTH)
+        self._secret_since: int | None = None
+        self._previous_secret = self._secret
+
+    def generate(self, address: Hashable, hello: ClientHello, now: float) -> bytes:
+        """A cookie of 32 bytes for the peer at ``address``; ``now`` is in seconds of a monotonic clock."""
+        salt = self._random_bytes(SALT_LENGTH)
+        slot = self._enter_slot(now)
+        return salt + self._mac(self._secret, slot, salt, address, hello)
+
+    def verify(self, address: Hashable, hello: ClientHello, now: float) -> bool:
+        """Whether ``hello.cookie`` was made here for this address and this hello, one to two slots ago at most."""
+        cookie = hello.cookie
+        if len(cookie) != COOKIE_LENGTH:
+            return False
+        slot = self._enter_slot(now)
+        salt, mac = cookie[:SALT_LENGTH], cookie[SALT_LENGTH:]
+        matches = False
+        for candidate in (slot, slot - 1):
+            expected = self._mac(self._secret_of(candidate), candidate, salt, address, hello)
+            matches |= hmac.compare_digest(expected, mac)
+        return matches
+
+    def _enter_slot(self, now: float) -> int:
+        slot = int(now // self._slot_seconds)
+        if self._secret_since is None:
+            self._secret_since = slot
+        elif slot - self._secret_since >= self._slots_per_secret:
+            self._previous_secret = self._secret
+            self._secret = self._random_bytes(SECRET_LENGTH)
+            self._secret_since = slot
+        return slot
+
+    def _secret_of(self, slot: int) -> bytes:
+        since = self._secret_since
+        return self._secret if since is None or slot >= since else self._previous_secret
+
+    @staticmethod
+    def _mac(secret: bytes, slot: int, salt: bytes, address: Hashable, hello: ClientHello) -> bytes:
+        # repr() of a socket address is unambiguous: a tuple of strings and integers. Bytes are taken as they are.
+        place = address if isinstance(address, bytes) else repr(address).encode("utf-8", "backslashreplace")
+        fields = (
+            slot.to_bytes(8, "big", signed=True),
+            salt,
+            place,
+            hello.random,
+            hello.version.to_bytes(2, "big"),
+            hello.cipher_suites,
+            hello.compression_methods,
+        )
+        data = b"".join(map(_prefixed, fields))
+        return hmac.new(secret, data, hashlib.sha256).digest()[:MAC_LENGTH]

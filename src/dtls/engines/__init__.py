@@ -1,0 +1,1 @@
+"""The TLS engines that protect and open records."""

@@ -1,0 +1,451 @@
+"""OpenSSL as the ``cryptography`` package binds it: the only file that names one of its symbols.
+
+These bindings are what pyOpenSSL stands on, and no public interface. So everything needed is looked up once, at
+import, and what is missing is an :exc:`ImportError` that names it. Handles are opaque; whoever makes one with
+``new_*`` or ``load_*`` owns it, and it is freed with the Python object.
+
+OpenSSL's error queue belongs to the thread: every function that may fail clears it first and reads it right after.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cryptography.hazmat.bindings.openssl.binding import Binding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+KNOWN_TO_WORK = "42 to 50"
+"""The versions of ``cryptography`` that this package was tested with."""
+
+_binding = Binding()
+lib: Any = _binding.lib
+ffi: Any = _binding.ffi
+Handle: TypeAlias = Any
+
+_NAMES = """
+BIO_ADDR_free BIO_ADDR_new BIO_free BIO_new BIO_new_mem_buf BIO_read BIO_s_mem BIO_set_mem_eof_return
+BIO_write DTLS_client_method DTLS_get_data_mtu DTLS_server_method DTLSv1_handle_timeout DTLSv1_listen
+ERR_clear_error ERR_get_error ERR_lib_error_string ERR_reason_error_string EVP_PKEY_free OpenSSL_version
+OpenSSL_version_num SSL_CIPHER_get_bits SSL_CIPHER_get_name SSL_CIPHER_get_version
+SSL_CTX_add_extra_chain_cert SSL_CTX_check_private_key SSL_CTX_free SSL_CTX_get0_param
+SSL_CTX_get_cert_store SSL_CTX_new SSL_CTX_set_alpn_protos SSL_CTX_set_alpn_select_cb
+SSL_CTX_set_cipher_list SSL_CTX_set_cookie_verify_cb SSL_CTX_set_max_proto_version
+SSL_CTX_set_min_proto_version SSL_CTX_set_mode SSL_CTX_set_options SSL_CTX_set_session_cache_mode
+SSL_CTX_set_session_id_context SSL_CTX_set_verify SSL_CTX_use_PrivateKey SSL_CTX_use_certificate
+SSL_ERROR_NONE SSL_ERROR_SSL SSL_ERROR_SYSCALL SSL_ERROR_WANT_READ SSL_ERROR_WANT_WRITE
+SSL_ERROR_ZERO_RETURN SSL_MODE_RELEASE_BUFFERS SSL_OP_CIPHER_SERVER_PREFERENCE SSL_OP_NO_COMPRESSION
+SSL_OP_NO_QUERY_MTU SSL_OP_NO_RENEGOTIATION SSL_OP_NO_TICKET SSL_SESS_CACHE_OFF
+SSL_VERIFY_FAIL_IF_NO_PEER_CERT SSL_VERIFY_NONE SSL_VERIFY_PEER SSL_do_handshake SSL_free
+SSL_get0_alpn_selected SSL_get0_param SSL_get0_verified_chain SSL_get_cipher_list SSL_get_current_cipher
+SSL_get_error SSL_get_peer_cert_chain SSL_get_peer_certificate SSL_get_verify_result SSL_get_version SSL_new
+SSL_read SSL_set_accept_state SSL_set_bio SSL_set_connect_state SSL_set_mtu SSL_set_tlsext_host_name
+SSL_shutdown SSL_state_string_long SSL_version SSL_write X509_STORE_add_cert X509_STORE_load_locations
+X509_VERIFY_PARAM_set1_host X509_VERIFY_PARAM_set1_ip X509_VERIFY_PARAM_set_flags
+X509_VERIFY_PARAM_set_hostflags X509_free X509_verify_cert_error_string d2i_PrivateKey_bio d2i_X509_bio
+i2d_X509_bio sk_X509_num sk_X509_value
+"""
+
+_missing = [name for name in _NAMES.split() if not hasattr(lib, name)]
+if _missing:
+    _message = (
+        f"the installed cryptography package lacks OpenSSL's {', '.join(_missing)}; "
+        f"dtls is known to work with cryptography {KNOWN_TO_WORK}"
+    )
+    raise ImportError(_message)
+
+# Called once or twice per datagram, so without a wrapper of ours around them.
+ssl_read: Callable[[Handle, Any, int], int] = lib.SSL_read
+ssl_write: Callable[[Handle, Any, int], int] = lib.SSL_write
+bio_read: Callable[[Handle, Any, int], int] = lib.BIO_read
+bio_write: Callable[[Handle, Any, int], int] = lib.BIO_write
+clear_errors: Callable[[], None] = lib.ERR_clear_error
+from_buffer: Callable[..., Any] = ffi.from_buffer
+
+SSL_ERROR_NONE: int = lib.SSL_ERROR_NONE
+SSL_ERROR_SSL: int = lib.SSL_ERROR_SSL
+SSL_ERROR_WANT_READ: int = lib.SSL_ERROR_WANT_READ
+SSL_ERROR_WANT_WRITE: int = lib.SSL_ERROR_WANT_WRITE
+SSL_ERROR_SYSCALL: int = lib.SSL_ERROR_SYSCALL
+SSL_ERROR_ZERO_RETURN: int = lib.SSL_ERROR_ZERO_RETURN
+
+_X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS = 0x4
+_X509_CHECK_FLAG_NEVER_CHECK_SUBJECT = 0x20
+_BUFFER_LENGTH = 2**16
+
+
+class Buffer(threading.local):
+    """One buffer per thread that everything read from OpenSSL passes through; longer than any datagram."""
+
+    def __init__(self) -> None:
+        self.data = bytearray(_BUFFER_LENGTH)
+        self.pointer = ffi.from_buffer(self.data)
+        self.view = memoryview(self.data)
+
+
+buffer = Buffer()
+
+
+class QueuedError(NamedTuple):
+    """An entry of OpenSSL's error queue: its packed code, and names in capitals as the ``ssl`` module gives them."""
+
+    code: int
+    library: str
+    reason: str
+    text: str
+
+
+def _c_text(pointer: Any) -> str:
+    return "" if pointer == ffi.NULL else str(ffi.string(pointer).decode("utf-8", "replace"))
+
+
+def take_errors() -> list[QueuedError]:
+    """What stands in this thread's error queue, oldest first; the queue is empty afterwards."""
+    errors = []
+    while code := lib.ERR_get_error():
+        text = _c_text(lib.ERR_reason_error_string(code))
+        library = _c_text(lib.ERR_lib_error_string(code))
+        library = library.removesuffix(" routines").upper().replace(" ", "_")
+        reason = text.upper().replace(" ", "_") if text else f"CODE_{code:X}"
+        errors.append(QueuedError(int(code), library, reason, text))
+    return errors
+
+
+class OpenSSLError(Exception):
+    """A call into OpenSSL failed; ``errors`` is what its queue held. Never leaves the engine."""
+
+    def __init__(self, errors: list[QueuedError]) -> None:
+        super().__init__("; ".join(f"{entry.text} ({entry.library})" for entry in errors))
+        self.errors = errors
+
+    @property
+    def first(self) -> QueuedError | None:
+        """The most telling entry: the oldest, which is where the trouble began."""
+        return self.errors[0] if self.errors else None
+
+
+def _require(result: Any) -> Any:
+    """``result``, unless it is 0, -1 or NULL."""
+    if result <= 0 if isinstance(result, int) else result == ffi.NULL:
+        raise OpenSSLError(take_errors())
+    return result
+
+
+def version() -> tuple[int, str]:
+    """OpenSSL's version as a number (``OPENSSL_VERSION_NUMBER``) and as text."""
+    return int(lib.OpenSSL_version_num()), _c_text(lib.OpenSSL_version(0))
+
+
+# --- certificates and keys ---------------------------------------------------------------------------------------
+
+
+def _memory_bio_of(data: bytes) -> Handle:
+    return ffi.gc(_require(lib.BIO_new_mem_buf(data, len(data))), lib.BIO_free)
+
+
+def load_certificate(der: bytes) -> Handle:
+    """An X509 of the DER encoding. Raises :class:`OpenSSLError`."""
+    clear_errors()
+    return ffi.gc(_require(lib.d2i_X509_bio(_memory_bio_of(der), ffi.NULL)), lib.X509_free)
+
+
+def load_private_key(der: bytes) -> Handle:
+    """An EVP_PKEY of the DER encoding (PKCS 8). Raises :class:`OpenSSLError`."""
+    clear_errors()
+    return ffi.gc(_require(lib.d2i_PrivateKey_bio(_memory_bio_of(der), ffi.NULL)), lib.EVP_PKEY_free)
+
+
+def _certificate_der(certificate: Handle) -> bytes:
+    bio = ffi.gc(_require(lib.BIO_new(lib.BIO_s_mem())), lib.BIO_free)
+    _require(lib.i2d_X509_bio(bio, certificate))
+    return read_all(bio)
+
+
+# --- contexts ----------------------------------------------------------------------------------------------------
+
+
+def new_context(*, server_side: bool) -> Handle:
+    """An SSL_CTX for one role, with what this package never allows switched off."""
+    clear_errors()
+    method = lib.DTLS_server_method() if server_side else lib.DTLS_client_method()
+    context = ffi.gc(_require(lib.SSL_CTX_new(method)), lib.SSL_CTX_free)
+    lib.SSL_CTX_set_options(
+        context,
+        lib.SSL_OP_NO_COMPRESSION
+        | lib.SSL_OP_NO_RENEGOTIATION
+        | lib.SSL_OP_NO_TICKET
+        | lib.SSL_OP_NO_QUERY_MTU
+        | lib.SSL_OP_CIPHER_SERVER_PREFERENCE,
+    )
+    lib.SSL_CTX_set_mode(context, lib.SSL_MODE_RELEASE_BUFFERS)
+    lib.SSL_CTX_set_session_cache_mode(context, lib.SSL_SESS_CACHE_OFF)
+    lib.SSL_CTX_set_session_id_context(context, b"dtls", 4)
+    return context
+
+
+def set_protocol_versions(context: Handle, minimum: int, maximum: int) -> None:
+    """Bounds of what is offered, as numbers of the wire (0xFEFF, 0xFEFD). Raises :class:`OpenSSLError`."""
+    clear_errors()
+    _require(lib.SSL_CTX_set_min_proto_version(context, minimum))
+    _require(lib.SSL_CTX_set_max_proto_version(context, maximum))
+
+
+def set_cipher_list(context: Handle, ciphers: bytes) -> None:
+    """The cipher suites in OpenSSL's notation. Raises :class:`OpenSSLError` if none is left."""
+    clear_errors()
+    _require(lib.SSL_CTX_set_cipher_list(context, ciphers))
+
+
+def use_certificate(context: Handle, certificate: Handle, key: Handle, chain: list[Handle]) -> None:
+    """The certificate, its key and what is sent along with it. Raises :class:`OpenSSLError` if they do not match."""
+    clear_errors()
+    _require(lib.SSL_CTX_use_certificate(context, certificate))
+    _require(lib.SSL_CTX_use_PrivateKey(context, key))
+    _require(lib.SSL_CTX_check_private_key(context))
+    for link in chain:
+        # add_extra_chain_cert takes the reference over, so it gets one of its own.
+        own = lib.d2i_X509_bio(_memory_bio_of(_certificate_der(link)), ffi.NULL)
+        _require(own)
+        _require(lib.SSL_CTX_add_extra_chain_cert(context, own))
+
+
+def trust_certificate(context: Handle, certificate: Handle) -> None:
+    """Add a trust anchor. Raises :class:`OpenSSLError`."""
+    clear_errors()
+    _require(lib.X509_STORE_add_cert(lib.SSL_CTX_get_cert_store(context), certificate))
+
+
+def trust_directory(context: Handle, path: bytes) -> None:
+    """Look for trust anchors in a directory of files named by hash. Raises :class:`OpenSSLError`."""
+    clear_errors()
+    _require(lib.X509_STORE_load_locations(lib.SSL_CTX_get_cert_store(context), ffi.NULL, path))
+
+
+def set_verification(context: Handle, *, verify: bool, require: bool, flags: int) -> None:
+    """Whether to ask for and verify the peer's certificate; ``flags`` are X509_V_FLAG_*."""
+    mode = lib.SSL_VERIFY_NONE
+    if verify:
+        mode = lib.SSL_VERIFY_PEER | (lib.SSL_VERIFY_FAIL_IF_NO_PEER_CERT if require else 0)
+    lib.SSL_CTX_set_verify(context, mode, ffi.NULL)
+    if flags:
+        lib.X509_VERIFY_PARAM_set_flags(lib.SSL_CTX_get0_param(context), flags)
+
+
+def offer_alpn(context: Handle, wire: bytes) -> None:
+    """The application protocols a client offers, length-prefixed (RFC 7301)."""
+    if lib.SSL_CTX_set_alpn_protos(context, wire, len(wire)):  # 0 is success here
+        raise OpenSSLError(take_errors())
+
+
+def select_alpn(context: Handle, choose: Callable[[list[bytes]], bytes | None]) -> object:
+    """How a server chooses among the protocols offered; ``None`` goes on without one. Keep what is returned."""
+
+    @ffi.callback("int(SSL *, unsigned char **, unsigned char *, unsigned char *, unsigned int, void *)")  # type: ignore[untyped-decorator]
+    def callback(_ssl: Any, out: Any, out_length: Any, offered: Any, length: int, _arg: Any) -> int:
+        wire = bytes(ffi.buffer(offered, length))
+        names, position = [], 0
+        while position < len(wire):
+            size = wire[position]
+            names.append(wire[position + 1 : position + 1 + size])
+            position += 1 + size
+        chosen = choose(names)
+        if chosen is None:
+            return _SSL_TLSEXT_ERR_NOACK
+        # OpenSSL copies the name from where it stands in the client's own list.
+        position = 0
+        while wire[position + 1 : position + 1 + wire[position]] != chosen:
+            position += 1 + wire[position]
+        out[0] = offered + position + 1
+        out_length[0] = len(chosen)
+        return 0
+
+    lib.SSL_CTX_set_alpn_select_cb(context, callback, ffi.NULL)
+    return callback
+
+
+_SSL_TLSEXT_ERR_NOACK = 3
+
+
+@ffi.callback("int(SSL *, unsigned char *, unsigned int)")  # type: ignore[untyped-decorator]
+def _agree(_ssl: Any, _cookie: Any, _length: int) -> int:
+    """The cookie was verified before the ClientHello came here."""
+    return 1
+
+
+def accept_any_cookie(context: Handle) -> None:
+    """Let ``DTLSv1_listen`` take the cookies that were verified by our own code."""
+    lib.SSL_CTX_set_cookie_verify_cb(context, _agree)
+
+
+# --- one association ---------------------------------------------------------------------------------------------
+
+
+def new_memory_bio() -> Handle:
+    """An endless queue of bytes that says "try again" when it is empty. It will belong to an SSL."""
+    bio = _require(lib.BIO_new(lib.BIO_s_mem()))
+    lib.BIO_set_mem_eof_return(bio, -1)
+    return bio
+
+
+def new_ssl(context: Handle, incoming: Handle, outgoing: Handle, *, server_side: bool, mtu: int) -> Handle:
+    """An SSL between two memory BIOs, which it takes over."""
+    clear_errors()
+    ssl = ffi.gc(_require(lib.SSL_new(context)), lib.SSL_free)
+    lib.SSL_set_bio(ssl, incoming, outgoing)
+    if server_side:
+        lib.SSL_set_accept_state(ssl)
+    else:
+        lib.SSL_set_connect_state(ssl)
+    lib.SSL_set_mtu(ssl, mtu)
+    return ssl
+
+
+def set_mtu(ssl: Handle, mtu: int) -> None:
+    """The largest datagram in bytes."""
+    lib.SSL_set_mtu(ssl, mtu)
+
+
+def data_mtu(ssl: Handle) -> int:
+    """The longest message in bytes that fits one datagram with the cipher in use."""
+    return int(lib.DTLS_get_data_mtu(ssl))
+
+
+def set_server_name(ssl: Handle, name: bytes) -> None:
+    """The host name to send in server_name (RFC 6066, 3)."""
+    clear_errors()
+    _require(lib.SSL_set_tlsext_host_name(ssl, name))
+
+
+def expect_host(ssl: Handle, name: bytes) -> None:
+    """The peer's certificate must be for this host name (RFC 6125: no partial wildcards, no common names)."""
+    clear_errors()
+    parameters = lib.SSL_get0_param(ssl)
+    lib.X509_VERIFY_PARAM_set_hostflags(
+        parameters, _X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | _X509_CHECK_FLAG_NEVER_CHECK_SUBJECT
+    )
+    _require(lib.X509_VERIFY_PARAM_set1_host(parameters, name, len(name)))
+
+
+def expect_ip(ssl: Handle, packed: bytes) -> None:
+    """The peer's certificate must be for this address, 4 or 16 bytes."""
+    clear_errors()
+    _require(lib.X509_VERIFY_PARAM_set1_ip(lib.SSL_get0_param(ssl), packed, len(packed)))
+
+
+def listen(ssl: Handle) -> bool:
+    """Take the ClientHello with a cookie that waits in the incoming BIO; the handshake goes on at message_seq 1."""
+    clear_errors()
+    address = ffi.gc(_require(lib.BIO_ADDR_new()), lib.BIO_ADDR_free)
+    return bool(lib.DTLSv1_listen(ssl, address) == 1)
+
+
+def handle_timeout(ssl: Handle) -> None:
+    """Let OpenSSL repeat its flight if its own timer, which reads the real clock, has run out."""
+    clear_errors()
+    lib.DTLSv1_handle_timeout(ssl)
+    clear_errors()
+
+
+def do_handshake(ssl: Handle) -> int:
+    """Go on with the handshake; the ``SSL_ERROR_*`` that results."""
+    clear_errors()
+    return int(lib.SSL_get_error(ssl, lib.SSL_do_handshake(ssl)))
+
+
+def get_error(ssl: Handle, result: int) -> int:
+    """The ``SSL_ERROR_*`` that explains the ``result`` of the call just made."""
+    return int(lib.SSL_get_error(ssl, result))
+
+
+def shutdown(ssl: Handle) -> None:
+    """Write a close_notify."""
+    clear_errors()
+    lib.SSL_shutdown(ssl)
+
+
+def read_all(bio: Handle) -> bytes:
+    """Everything that waits in a memory BIO."""
+    parts = []
+    while (count := bio_read(bio, buffer.pointer, _BUFFER_LENGTH)) > 0:
+        parts.append(bytes(buffer.view[:count]))
+    return b"".join(parts)
+
+
+def awaits_finished(ssl: Handle) -> bool:
+    """Whether the peer's ChangeCipherSpec was the last thing that OpenSSL took, so that its Finished comes next."""
+    return "read change cipher spec" in _c_text(lib.SSL_state_string_long(ssl))
+
+
+def negotiated_version(ssl: Handle) -> int:
+    """The version as a number of the wire."""
+    return int(lib.SSL_version(ssl))
+
+
+def version_name(ssl: Handle) -> str:
+    """``"DTLSv1"`` or ``"DTLSv1.2"``."""
+    return _c_text(lib.SSL_get_version(ssl))
+
+
+def current_cipher(ssl: Handle) -> tuple[str, str, int] | None:
+    """The suite's name, the protocol version that defined it, its secret bits; ``None`` before one is chosen."""
+    cipher = lib.SSL_get_current_cipher(ssl)
+    if cipher == ffi.NULL:
+        return None
+    bits = int(lib.SSL_CIPHER_get_bits(cipher, ffi.NULL))
+    return _c_text(lib.SSL_CIPHER_get_name(cipher)), _c_text(lib.SSL_CIPHER_get_version(cipher)), bits
+
+
+def cipher_names(ssl: Handle) -> list[str]:
+    """The suites that this SSL is ready to use, by preference."""
+    names: list[str] = []
+    while (name := lib.SSL_get_cipher_list(ssl, len(names))) != ffi.NULL:
+        names.append(_c_text(name))
+    return names
+
+
+def group_name(ssl: Handle) -> str | None:
+    """The key-exchange group. Raises :exc:`NotImplementedError` where ``cryptography`` does not bind it."""
+    if not hasattr(lib, "SSL_get0_group_name"):
+        message = "the key-exchange group is known with cryptography 46 and later only"
+        raise NotImplementedError(message)
+    return _c_text(lib.SSL_get0_group_name(ssl)) or None
+
+
+def selected_alpn(ssl: Handle) -> bytes | None:
+    """The application protocol agreed on."""
+    name, length = ffi.new("unsigned char **"), ffi.new("unsigned int *")
+    lib.SSL_get0_alpn_selected(ssl, name, length)
+    return bytes(ffi.buffer(name[0], length[0])) if name[0] != ffi.NULL else None
+
+
+def peer_certificate(ssl: Handle) -> bytes | None:
+    """The DER of the peer's certificate."""
+    certificate = lib.SSL_get_peer_certificate(ssl)
+    if certificate == ffi.NULL:
+        return None
+    return _certificate_der(ffi.gc(certificate, lib.X509_free))
+
+
+def _chain_ders(stack: Any) -> list[bytes]:
+    if stack == ffi.NULL:
+        return []
+    return [_certificate_der(lib.sk_X509_value(stack, i)) for i in range(lib.sk_X509_num(stack))]
+
+
+def peer_chain(ssl: Handle) -> list[bytes]:
+    """The DERs that the peer sent. On a server OpenSSL leaves the peer's own certificate out."""
+    return _chain_ders(lib.SSL_get_peer_cert_chain(ssl))
+
+
+def verified_chain(ssl: Handle) -> list[bytes]:
+    """The DERs of the path that was verified, the peer's own first."""
+    return _chain_ders(lib.SSL_get0_verified_chain(ssl))
+
+
+def verify_result(ssl: Handle) -> tuple[int, str]:
+    """The outcome of path validation: X509_V_ERR_* (0 is success) and its words."""
+    code = int(lib.SSL_get_verify_result(ssl))
+    return code, _c_text(lib.X509_verify_cert_error_string(code))

@@ -1,0 +1,328 @@
+"""One DTLS 1.0 or 1.2 association: OpenSSL between our own records and flights.
+
+OpenSSL sits between two memory BIOs, which know no datagram borders, so it is given one record at a time and drained
+after each. How the handshake runs is in ``handshake.py``; here is what comes after it. OpenSSL's own retransmission
+timer, which reads the real clock and cannot be set through these bindings, decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from dtls.connection import Connection, ConnectionState, ReceivedClientHello
+from dtls.errors import SSL_ERROR_SSL, MessageTooLarge, SSLError, SSLZeroReturnError
+from dtls.events import AlertReceived, DataReceived, Event, HandshakeCompleted, HandshakeFailed, PeerClosed
+from dtls.flights import Packer, ProtectedRecord, SentFlight
+from dtls.wire import (
+    DTLS_1_0,
+    DTLS_1_2,
+    MAX_CIPHERTEXT_LENGTH,
+    MAX_PLAINTEXT_LENGTH,
+    RECORD_HEADER_LENGTH,
+    ContentType,
+    Record,
+    WireError,
+    build_record,
+    split_fragments_untrusted,
+    split_leading_records_untrusted,
+)
+
+from . import binding
+from .binding import bio_read, bio_write, clear_errors, ssl_read, ssl_write
+from .binding import buffer as thread_buffer
+from .errors import ssl_error
+from .handshake import Handshake, shortest_protected_content
+
+if TYPE_CHECKING:
+    from dtls.context import Context
+
+    from .context import EngineContext
+
+_HANDSHAKING = ConnectionState.HANDSHAKING
+_ESTABLISHED = ConnectionState.ESTABLISHED
+_APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
+_EPOCH_1 = b"\x00\x01"
+
+
+class OpenSSLConnection(Connection):
+    """See :class:`dtls.connection.Connection`."""
+
+    def __init__(
+        self,
+        context: Context,
+        engine_context: EngineContext,
+        now: float,
+        *,
+        server_hostname: str | None,
+        client_hello: ReceivedClientHello | None,
+    ) -> None:
+        self.context = context
+        self.server_side = engine_context.server_side
+        self.server_hostname = server_hostname
+        self.state = _HANDSHAKING
+        self.statistics: Counter[str] = Counter()
+        self._incoming = binding.new_memory_bio()
+        self._outgoing = binding.new_memory_bio()
+        self._engine_context = engine_context  # holds the callbacks that OpenSSL may call
+        self._ssl = engine_context.new_ssl(self._incoming, self._outgoing, context, server_hostname)
+        self._outbox: list[bytes] = []
+        self._max_message_size = 0
+        self._shortest_content = shortest_protected_content(None)
+        self._flight = SentFlight(Packer(context.mtu))
+        self._handshake: Handshake | None = Handshake(
+            context,
+            self._ssl,
+            self._incoming,
+            self._outgoing,
+            now=now,
+            flight=self._flight,
+            outbox=self._outbox,
+            statistics=self.statistics,
+            server_hostname=server_hostname,
+        )
+        if not self.server_side:
+            self._handshake.begin(now)
+        elif client_hello is not None:
+            self._handshake.begin_with(client_hello, now)
+
+    # --- the five verbs ------------------------------------------------------------------------------------------
+
+    def receive_datagram(self, datagram: bytes, now: float) -> list[Event]:
+        if self.state is _ESTABLISHED:
+            # One record of application data: nearly every datagram in an association's life.
+            length = len(datagram) - RECORD_HEADER_LENGTH
+            if (
+                self._shortest_content <= length <= MAX_CIPHERTEXT_LENGTH
+                and datagram[0] == _APPLICATION_DATA
+                and datagram[3:5] == _EPOCH_1
+                and datagram[11] << 8 | datagram[12] == length
+            ):
+                clear_errors()
+                bio_write(self._incoming, datagram, len(datagram))
+                count = ssl_read(self._ssl, thread_buffer.pointer, 65536)
+                if count > 0:
+                    self._flight.items = []
+                    return [DataReceived(bytes(thread_buffer.view[:count]))]
+                return self._after_fruitless_read(count, _APPLICATION_DATA, now)
+        records, trouble = split_leading_records_untrusted(datagram)
+        if trouble is not None:
+            self.statistics[f"dropped_{trouble}"] += 1
+        events: list[Event] = []
+        for record in records:
+            if record.version not in (DTLS_1_0, DTLS_1_2):
+                self.statistics["dropped_unknown_version"] += 1
+            elif self._handshake is not None:
+                self._handshake.receive(record, now)
+                events += self._conclude_handshake(now)
+            else:
+                events += self._receive_record(record, now)
+        return events
+
+    def send(self, message: bytes | bytearray | memoryview, now: float) -> None:  # noqa: ARG002 - the seam gives it
+        if self.state is not _ESTABLISHED:
+            raise self._cannot_send()
+        length = message.nbytes if isinstance(message, memoryview) else len(message)
+        if not 0 < length <= self._max_message_size:
+            raise self._wrong_length(length)
+        clear_errors()
+        data = message if isinstance(message, bytes) else binding.from_buffer(message)
+        if ssl_write(self._ssl, data, length) <= 0:
+            raise ssl_error(binding.take_errors(), "OpenSSL did not take the message")
+        count = bio_read(self._outgoing, thread_buffer.pointer, 65536)
+        self._outbox.append(bytes(thread_buffer.view[:count]))
+
+    def datagrams_to_send(self, now: float) -> list[bytes]:  # noqa: ARG002 - the seam gives it
+        datagrams = self._outbox[:]
+        self._outbox.clear()
+        return datagrams
+
+    def next_timeout(self) -> float | None:
+        handshake = self._handshake
+        if handshake is None:
+            return None
+        return float("-inf") if handshake.over else handshake.next_timeout()
+
+    def handle_timeout(self, now: float) -> list[Event]:
+        handshake = self._handshake
+        if handshake is None:
+            return []
+        if not handshake.over:
+            handshake.handle_timeout(now)
+        return self._conclude_handshake(now)
+
+    def close(self, now: float) -> None:
+        if self.state is _ESTABLISHED:
+            binding.shutdown(self._ssl)
+            self._collect_output(now)
+            self.state = ConnectionState.CLOSING
+        elif self._handshake is not None:
+            self._handshake.close()
+            self._handshake = None
+            self.state = ConnectionState.CLOSED
+
+    # --- what was negotiated -------------------------------------------------------------------------------------
+
+    @property
+    def max_message_size(self) -> int:
+        return self._max_message_size
+
+    @property
+    def _was_established(self) -> bool:
+        return self._max_message_size > 0
+
+    def version(self) -> str | None:
+        return binding.version_name(self._ssl) if self._was_established else None
+
+    def cipher(self) -> tuple[str, str, int] | None:
+        return binding.current_cipher(self._ssl) if self._was_established else None
+
+    def group(self) -> str | None:
+        return binding.group_name(self._ssl) if self._was_established else None
+
+    def selected_alpn_protocol(self) -> str | None:
+        name = binding.selected_alpn(self._ssl)
+        return None if name is None else name.decode("utf-8", "surrogateescape")
+
+    def peer_certificate(self) -> bytes | None:
+        return binding.peer_certificate(self._ssl)
+
+    def unverified_chain(self) -> list[bytes]:
+        chain = binding.peer_chain(self._ssl)
+        own = self.peer_certificate() if self.server_side else None
+        return chain if own is None else [own, *chain]
+
+    def verified_chain(self) -> list[bytes]:
+        return binding.verified_chain(self._ssl)
+
+    # --- the end of the handshake --------------------------------------------------------------------------------
+
+    def _conclude_handshake(self, now: float) -> list[Event]:
+        """If the handshake is over, let go of what it held and say how it ended."""
+        handshake = self._handshake
+        if handshake is None or not handshake.over:
+            return []
+        self._handshake = None
+        if handshake.error is not None:
+            self.state = ConnectionState.FAILED
+            self._flight.items = []
+            return [HandshakeFailed(handshake.error)]
+        self.state = _ESTABLISHED
+        if not self.server_side:
+            self._flight.items = []  # the server's Finished answered it
+        binding.set_mtu(self._ssl, self.context.mtu)
+        self._max_message_size = (
+            binding.data_mtu(self._ssl) if self.context.limits_messages_to_mtu else MAX_PLAINTEXT_LENGTH
+        )
+        cipher = binding.current_cipher(self._ssl)
+        name = cipher[0] if cipher else ""
+        self._shortest_content = shortest_protected_content(name)
+        events: list[Event] = [HandshakeCompleted(binding.version_name(self._ssl), name)]
+        for record in handshake.early_data:
+            events += self._receive_record(record, now)
+        return events
+
+    # --- after the handshake -------------------------------------------------------------------------------------
+
+    def _receive_record(self, record: Record, now: float) -> list[Event]:
+        if self.state not in (_ESTABLISHED, ConnectionState.CLOSING):
+            self.statistics["dropped_after_close"] += 1
+            return []
+        if not record.epoch:
+            self._receive_late_plaintext(record, now)
+            return []
+        if (
+            record.epoch != 1
+            or not ContentType.ALERT <= record.content_type <= _APPLICATION_DATA
+            or len(record.fragment) < self._shortest_content
+        ):
+            self.statistics["dropped_implausible_record"] += 1
+            return []
+        raw = build_record(*record)
+        clear_errors()
+        bio_write(self._incoming, raw, len(raw))
+        count = ssl_read(self._ssl, thread_buffer.pointer, 65536)
+        if count <= 0:
+            return self._after_fruitless_read(count, record.content_type, now)
+        if self.state is not _ESTABLISHED:
+            self.statistics["dropped_after_close"] += 1
+            return []
+        self._flight.items = []
+        return [DataReceived(bytes(thread_buffer.view[:count]))]
+
+    def _receive_late_plaintext(self, record: Record, now: float) -> None:
+        """Nothing in plaintext counts any more, but it may tell that our last flight was lost.
+
+        Some clients repeat their Finished under its old record number, which says nothing: it is dropped as a replay.
+        The answer is no longer than the question, and paced.
+        """
+        self.statistics["dropped_plaintext_after_handshake"] += 1
+        if not self._flight.items or record.content_type != ContentType.HANDSHAKE:
+            return
+        try:
+            fragments = split_fragments_untrusted(record.fragment)
+        except WireError:
+            return
+        if any(fragment.message_sequence == self._flight.answers for fragment in fragments):
+            self._repeat_last_flight(now)
+
+    def _after_fruitless_read(self, result: int, content_type: int, now: float) -> list[Event]:
+        """A record gave no data: a forgery, a repeat, an alert, a repeated Finished, or the end."""
+        outcome = binding.get_error(self._ssl, result)
+        errors = binding.take_errors() if outcome == binding.SSL_ERROR_SSL else []
+        self._collect_output(now)
+        if outcome == binding.SSL_ERROR_WANT_READ:
+            if content_type == _APPLICATION_DATA:
+                self.statistics["dropped_unauthenticated"] += 1
+            return []
+        self._flight.items = []
+        if outcome == binding.SSL_ERROR_ZERO_RETURN:
+            if self.state is _ESTABLISHED:
+                binding.shutdown(self._ssl)
+                self._collect_output(now)
+            self.state = ConnectionState.CLOSED
+            return [PeerClosed()]
+        self.state = ConnectionState.FAILED
+        return [AlertReceived(ssl_error(errors, "the association has ended"))]
+
+    def _collect_output(self, now: float) -> None:
+        """Take OpenSSL's output after the handshake: alerts, or a last flight that the peer asks for again."""
+        output = binding.read_all(self._outgoing)
+        if not output:
+            return
+        records, _ = split_leading_records_untrusted(output)
+        asked_again = False
+        for record in records:
+            if record.content_type == ContentType.HANDSHAKE and record.epoch:
+                self._flight.refresh(ProtectedRecord(build_record(*record)))
+                asked_again = True
+            elif record.epoch:
+                self._outbox.append(build_record(*record))
+        if asked_again:
+            self._repeat_last_flight(now)
+
+    def _repeat_last_flight(self, now: float) -> None:
+        if self._flight.items and self._flight.may_be_repeated(now):
+            self.statistics["flights_repeated"] += 1
+            self._outbox += self._flight.repeat(now)
+        else:
+            self.statistics["repeats_unanswered"] += 1
+
+    # --- errors of the caller ------------------------------------------------------------------------------------
+
+    def _cannot_send(self) -> SSLError:
+        if self.state is _HANDSHAKING:
+            return SSLError(SSL_ERROR_SSL, "the handshake is not complete: nothing can be sent yet")
+        if self.state is ConnectionState.FAILED:
+            return SSLError(SSL_ERROR_SSL, "the association has failed: nothing can be sent any more")
+        return SSLZeroReturnError()
+
+    def _wrong_length(self, length: int) -> Exception:
+        if not length:
+            return ValueError("an empty message cannot be sent over DTLS by this engine")
+        limit = self._max_message_size
+        return MessageTooLarge(
+            f"a message of {length} bytes does not fit one datagram: the limit is {limit} bytes "
+            f"(Context.mtu is {self.context.mtu})",
+            limit=limit,
+        )

@@ -1,0 +1,123 @@
+"""A :class:`dtls.Context` in OpenSSL's terms: translated once for each role, then shared by its connections."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from dtls.errors import SSL_ERROR_SSL, SSLError
+
+from . import binding
+from .errors import configuration_error
+
+if TYPE_CHECKING:
+    from dtls.context import Context
+    from dtls.credentials import Identity
+
+HANDSHAKE_MTU = 17_000
+"""What OpenSSL is told during a handshake: more than a record holds, since cutting flights is our own work."""
+
+
+class EngineContext:
+    """OpenSSL's SSL_CTX for ``context`` in one role. Raises :class:`~dtls.SSLError` for what OpenSSL does not take."""
+
+    def __init__(self, context: Context, *, server_side: bool) -> None:
+        self.server_side = server_side
+        try:
+            self._handle = binding.new_context(server_side=server_side)
+            self._translate(context)
+        except binding.OpenSSLError as error:
+            raise configuration_error(error, "OpenSSL refuses the context's settings") from None
+
+    def _translate(self, context: Context) -> None:
+        handle = self._handle
+        binding.set_protocol_versions(handle, context.minimum_version.wire, context.maximum_version.wire)
+        try:
+            binding.set_cipher_list(handle, context.cipher_string.encode())
+        except binding.OpenSSLError as error:
+            raise configuration_error(error, "No cipher can be selected") from None
+        binding.set_verification(
+            handle,
+            verify=context.verify_mode.wants_certificate,
+            require=context.verify_mode.requires_certificate,
+            flags=context.verify_flags,
+        )
+        if context.identity is not None:
+            self._present(context.identity)
+        for der in context.trusted_certificates:
+            binding.trust_certificate(handle, binding.load_certificate(der))
+        for path in context.trusted_directories:
+            binding.trust_directory(handle, os.fsencode(path))
+        if self.server_side:
+            binding.accept_any_cookie(handle)
+        if context.alpn_protocols:
+            self._negotiate_application(context.alpn_protocols)
+
+    def _present(self, identity: Identity) -> None:
+        chain = [binding.load_certificate(der) for der in identity.chain]
+        key = identity.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        try:
+            binding.use_certificate(self._handle, chain[0], binding.load_private_key(key), chain[1:])
+        except binding.OpenSSLError as error:
+            raise configuration_error(error, "OpenSSL refuses the certificate") from None
+
+    def _negotiate_application(self, protocols: list[bytes]) -> None:
+        if self.server_side:
+            self._alpn_callback = binding.select_alpn(
+                self._handle,
+                lambda offered: next((name for name in protocols if name in offered), None),
+            )
+        else:
+            wire = b"".join(bytes([len(name)]) + name for name in protocols)
+            binding.offer_alpn(self._handle, wire)
+
+    def new_ssl(
+        self,
+        incoming: binding.Handle,
+        outgoing: binding.Handle,
+        context: Context,
+        server_hostname: str | None,
+    ) -> binding.Handle:
+        """An SSL for one association, which checks the peer's name as the context asks."""
+        ssl = binding.new_ssl(
+            self._handle, incoming, outgoing, server_side=self.server_side, mtu=HANDSHAKE_MTU
+        )
+        if server_hostname is not None and not self.server_side:
+            _name_the_server(ssl, server_hostname, check=context.check_hostname)
+        return ssl
+
+    def cipher_names(self) -> list[str]:
+        """The suites that a connection would be ready to use."""
+        ssl = binding.new_ssl(
+            self._handle,
+            binding.new_memory_bio(),
+            binding.new_memory_bio(),
+            server_side=self.server_side,
+            mtu=HANDSHAKE_MTU,
+        )
+        return binding.cipher_names(ssl)
+
+
+def _name_the_server(ssl: binding.Handle, server_hostname: str, *, check: bool) -> None:
+    try:
+        packed = ipaddress.ip_address(server_hostname.partition("%")[0]).packed
+    except ValueError:
+        try:
+            name = server_hostname.encode("ascii")
+        except UnicodeEncodeError:
+            name = server_hostname.encode("idna")
+        try:
+            # RFC 6066, 3: no trailing dot on the wire, and no address.
+            name = name.removesuffix(b".")
+            binding.set_server_name(ssl, name)
+            if check:
+                binding.expect_host(ssl, name)
+        except binding.OpenSSLError:
+            message = f"server_hostname {server_hostname!r} is no host name"
+            raise SSLError(SSL_ERROR_SSL, message) from None
+    else:
+        if check:
+            binding.expect_ip(ssl, packed)

@@ -1,0 +1,395 @@
+"""The handshake of one association: strangers' datagrams kept from OpenSSL, OpenSSL's flights kept and repeated.
+
+OpenSSL sees whole handshake messages in order, in records numbered by us, a ChangeCipherSpec when it can use it, and
+protected records of a plausible length. A single forged datagram could otherwise end a handshake for ever (an alert,
+application data or an impossible fragment in epoch 0) or make it hold a hundred kilobytes. What OpenSSL writes is
+taken apart into messages again and kept as a flight, which is cut, packed and repeated by our own timer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from dtls.errors import SSL_ERROR_SSL, HandshakeTimeout, SSLError
+from dtls.flights import (
+    FlightItem,
+    PlainMessage,
+    PlainRecord,
+    ProtectedRecord,
+    RetransmissionTimer,
+    SentFlight,
+    change_cipher_spec,
+)
+from dtls.reassembly import Message, PartialMessage, Reassembler
+from dtls.wire import (
+    DTLS_1_0,
+    HANDSHAKE_HEADER_LENGTH,
+    MAX_PLAINTEXT_LENGTH,
+    AlertDescription,
+    AlertLevel,
+    ContentType,
+    HandshakeType,
+    Record,
+    WireError,
+    build_handshake,
+    build_record,
+    split_fragments_untrusted,
+    split_leading_records_untrusted,
+)
+
+from . import binding
+from .errors import ssl_error, verification_error
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from dtls.connection import ReceivedClientHello
+    from dtls.context import Context
+
+MAX_HELD_RECORDS = 16
+"""How many protected records wait for the keys to come, and how many early messages for the handshake's end."""
+MAX_HELLO_VERIFY_REQUESTS = 3
+"""After so many the two sides do not understand each other's cookies (Mbed TLS 2.28 with tickets)."""
+ALERT_PATIENCE = 1.0
+"""Seconds between the first repeat of our flight and the moment that an unauthenticated alert is believed."""
+_ALERT_LENGTH = 2
+
+
+def shortest_protected_content(cipher: str | None) -> int:
+    """The fewest bytes that a protected record's content can have with this suite: nonce, tag, padding.
+
+    OpenSSL before 4.0.3 let a shorter one end the association (CVE-2026-75806).
+    """
+    if cipher is None or "CCM8" in cipher or "CHACHA20" in cipher or "NULL" in cipher:
+        return 16
+    if "GCM" in cipher or "CCM" in cipher:
+        return 24
+    return 32
+
+
+class Handshake:
+    """Drives OpenSSL through one handshake. ``complete`` or ``error`` says that it is over.
+
+    :param ssl: OpenSSL's side, between the memory BIOs ``incoming`` and ``outgoing``.
+    :param outbox: where datagrams to be sent are put.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        ssl: binding.Handle,
+        incoming: binding.Handle,
+        outgoing: binding.Handle,
+        *,
+        now: float,
+        flight: SentFlight,
+        outbox: list[bytes],
+        statistics: Counter[str],
+        server_hostname: str | None,
+    ) -> None:
+        self.complete = False
+        self.error: SSLError | None = None
+        self.early_data: deque[Record] = deque(maxlen=MAX_HELD_RECORDS)
+        """Messages that overtook the end of the handshake."""
+        self._context = context
+        self._ssl, self._incoming, self._outgoing = ssl, incoming, outgoing
+        self._flight, self._outbox, self._statistics = flight, outbox, statistics
+        self._server_hostname = server_hostname
+        self._deadline = now + context.handshake_timeout
+        self._timer = RetransmissionTimer(context.initial_retransmission_timeout)
+        self._reassembler = Reassembler(server_side=context.server_side)
+        self._record = 0  # the number of the next record that OpenSSL is given in epoch 0
+        self._record_version = DTLS_1_0
+        self._change_cipher_spec_seen = False
+        self._reads_protected = False
+        self._shortest_content = shortest_protected_content(None)
+        self._early_records: deque[Record] = deque(maxlen=MAX_HELD_RECORDS)
+        self._verify_requests = 0
+        self._peer_has_answered = False
+        self._held_alert: int | None = None
+        self._alert_believed_at: float | None = None
+        self._sent_change_cipher_spec = False
+        self._sent_finished = False
+        self._own: PartialMessage | None = None
+        self._own_sequence = -1
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be done."""
+        return self.complete or self.error is not None
+
+    def begin(self, now: float) -> None:
+        """Send the first ClientHello."""
+        self._step(now)
+
+    def begin_with(self, hello: ReceivedClientHello, now: float) -> None:
+        """Answer a ClientHello that was received already."""
+        self._record = self._flight.packer.next_record = hello.record_sequence
+        self._reassembler.next_sequence = hello.message.sequence + 1
+        self._record_version = hello.record_version
+        if not hello.cookie_verified or not hello.message.sequence:
+            self._feed_message(hello.message, now)
+            return
+        self._write_message(hello.message)
+        if binding.listen(self._ssl):
+            self._step(now)
+        else:
+            self.error = ssl_error(binding.take_errors(), "the ClientHello is malformed")
+
+    # --- inwards -------------------------------------------------------------------------------------------------
+
+    def receive(self, record: Record, now: float) -> None:
+        """Take in a record of the peer, or of somebody who pretends to be."""
+        kind, content = record.content_type, record.fragment
+        if record.epoch == 0:
+            if kind == ContentType.HANDSHAKE:
+                self._receive_fragments(record, now)
+            elif kind == ContentType.CHANGE_CIPHER_SPEC and content == b"\x01":
+                self._change_cipher_spec_seen = True
+                self._try_change_cipher_spec(now)
+            elif kind == ContentType.ALERT and len(content) == _ALERT_LENGTH:
+                self._hold_alert(content)
+            else:
+                self._statistics["dropped_plaintext"] += 1
+        elif record.epoch > 1 or not self._is_plausible(record):
+            self._statistics["dropped_implausible_record"] += 1
+        elif kind == ContentType.APPLICATION_DATA:
+            self._hold(self.early_data, record)
+        elif not self._reads_protected:
+            self._hold(self._early_records, record)
+        else:
+            self._feed_protected(record, now)
+
+    def _is_plausible(self, record: Record) -> bool:
+        return (
+            ContentType.ALERT <= record.content_type <= ContentType.APPLICATION_DATA
+            and len(record.fragment) >= self._shortest_content
+        )
+
+    def _hold(self, queue: deque[Record], record: Record) -> None:
+        if len(queue) == queue.maxlen:
+            self._statistics["dropped_too_early"] += 1
+        queue.append(record)
+
+    def _receive_fragments(self, record: Record, now: float) -> None:
+        self._record_version = record.version
+        try:
+            fragments = split_fragments_untrusted(record.fragment)
+        except WireError as error:
+            self._statistics[f"dropped_{error.reason}"] += 1
+            return
+        for fragment in fragments:
+            try:
+                self._reassembler.add_untrusted(fragment)
+            except WireError as error:
+                self._statistics[f"dropped_{error.reason}"] += 1
+                if error.reason == "old_message" and fragment.message_sequence == self._flight.answers:
+                    self._answer_repeat(now)
+        while not self.over and (message := self._reassembler.next_message()) is not None:
+            self._feed_message(message, now)
+            self._try_change_cipher_spec(now)
+
+    def _feed_message(self, message: Message, now: float) -> None:
+        self._made_progress()
+        if message.message_type == HandshakeType.HELLO_VERIFY_REQUEST:
+            self._verify_requests += 1
+            if self._verify_requests > MAX_HELLO_VERIFY_REQUESTS:
+                text = "the server asks for a cookie again and again (HelloVerifyRequest loop)"
+                self.error = SSLError(SSL_ERROR_SSL, text, reason="COOKIE_MISMATCH")
+                return
+        self._write_message(message)
+        self._step(now)
+
+    def _write_message(self, message: Message) -> None:
+        """A whole message for OpenSSL, in records with numbers of our own: a stranger's would upset its window."""
+        piece_length = MAX_PLAINTEXT_LENGTH - HANDSHAKE_HEADER_LENGTH
+        for offset in range(0, max(len(message.body), 1), piece_length):
+            if offset:  # OpenSSL takes one record at a time from a memory BIO
+                binding.do_handshake(self._ssl)
+            content = build_handshake(
+                message.message_type,
+                message.sequence,
+                message.body[offset : offset + piece_length],
+                offset=offset,
+                length=len(message.body),
+            )
+            self._write_plain(ContentType.HANDSHAKE, content)
+
+    def _write_plain(self, content_type: int, content: bytes) -> None:
+        record = build_record(content_type, self._record_version, 0, self._record, content)
+        self._record += 1
+        binding.bio_write(self._incoming, record, len(record))
+
+    def _try_change_cipher_spec(self, now: float) -> None:
+        """Offer OpenSSL the ChangeCipherSpec if one was seen; it passes over one that is too early."""
+        if self.over or not self._change_cipher_spec_seen or self._reads_protected or not self._flight.items:
+            return
+        self._record_version = binding.negotiated_version(self._ssl)
+        self._write_plain(ContentType.CHANGE_CIPHER_SPEC, b"\x01")
+        self._step(now)
+        if self.over or not binding.awaits_finished(self._ssl):
+            return
+        self._reads_protected = True
+        self._made_progress()
+        cipher = binding.current_cipher(self._ssl)
+        self._shortest_content = shortest_protected_content(cipher and cipher[0])
+        waiting = list(self._early_records)
+        self._early_records.clear()
+        for record in waiting:
+            if not self.over:
+                self._feed_protected(record, now)
+
+    def _feed_protected(self, record: Record, now: float) -> None:
+        if not self._is_plausible(record):
+            self._statistics["dropped_implausible_record"] += 1
+            return
+        raw = build_record(*record)
+        binding.bio_write(self._incoming, raw, len(raw))
+        self._step(now)
+        if not self.over:
+            self._statistics["dropped_unauthenticated"] += 1
+
+    def _made_progress(self) -> None:
+        """The peer goes on: an alert that somebody sent meanwhile was not its."""
+        self._peer_has_answered = True
+        self._held_alert = None
+        self._alert_believed_at = None
+
+    def _hold_alert(self, content: bytes) -> None:
+        """Anybody can send an alert in plaintext: remember it, and see whether the peer goes on all the same."""
+        level, description = content
+        self._statistics["held_alert"] += 1
+        if level != AlertLevel.FATAL and description != AlertDescription.CLOSE_NOTIFY:
+            return
+        if self._held_alert is None or self._held_alert == AlertDescription.CLOSE_NOTIFY:
+            self._held_alert = description
+
+    # --- time ----------------------------------------------------------------------------------------------------
+
+    def next_timeout(self) -> float:
+        """When :meth:`handle_timeout` is due."""
+        times = (self._deadline, self._timer.due, self._alert_believed_at)
+        return min(time for time in times if time is not None)
+
+    def handle_timeout(self, now: float) -> None:
+        """Repeat the flight, believe an alert, or give up, whichever is due."""
+        believed_at = self._deadline if self._alert_believed_at is None else self._alert_believed_at
+        if self._held_alert is not None and now >= min(believed_at, self._deadline):
+            self._believe_alert(self._held_alert, now)
+        elif now >= self._deadline:
+            self.error = HandshakeTimeout(self._timeout_message())
+        elif self._timer.due is not None and now >= self._timer.due:
+            self._repeat_flight(now)
+            self._timer.back_off(now)
+            if self._held_alert is not None and self._alert_believed_at is None:
+                self._alert_believed_at = now + ALERT_PATIENCE
+
+    def _believe_alert(self, description: int, now: float) -> None:
+        if description == AlertDescription.CLOSE_NOTIFY:
+            text = "the peer closed the association during the handshake (close_notify)"
+            self.error = SSLError(SSL_ERROR_SSL, text, reason="CLOSED_DURING_HANDSHAKE")
+            return
+        # OpenSSL then gives the error its usual name.
+        self._write_plain(ContentType.ALERT, bytes([AlertLevel.FATAL, description]))
+        self._step(now)
+        if not self.over:
+            text = f"the peer refused the handshake (alert {description})"
+            self.error = SSLError(SSL_ERROR_SSL, text, reason=f"ALERT_{description}")
+
+    def _timeout_message(self) -> str:
+        seconds = f"{self._context.handshake_timeout:g} s"
+        if self._context.server_side:
+            return f"the client did not complete the handshake within {seconds}"
+        if not self._peer_has_answered:
+            return f"no answer from the server within {seconds}: is it there, and does it speak DTLS?"
+        return f"the server stopped answering: the handshake was not complete within {seconds}"
+
+    # --- outwards ------------------------------------------------------------------------------------------------
+
+    def _step(self, now: float) -> None:
+        """Let OpenSSL go on with what it has, and send what it says."""
+        outcome = binding.do_handshake(self._ssl)
+        errors = binding.take_errors() if outcome == binding.SSL_ERROR_SSL else []
+        self._collect_output(now)
+        if outcome == binding.SSL_ERROR_NONE:
+            self.complete = True
+        elif outcome not in (binding.SSL_ERROR_WANT_READ, binding.SSL_ERROR_WANT_WRITE):
+            self.error = self._explain_failure(errors)
+
+    def _explain_failure(self, errors: list[binding.QueuedError]) -> SSLError:
+        if any(entry.reason == "CERTIFICATE_VERIFY_FAILED" for entry in errors):
+            code, words = binding.verify_result(self._ssl)
+            return verification_error(code, words, self._server_hostname)
+        return ssl_error(errors, "the handshake ended without a reason given")
+
+    def _collect_output(self, now: float) -> None:
+        """Take OpenSSL's output apart. What it repeats because its own timer has passed is left out."""
+        output = binding.read_all(self._outgoing)
+        if not output:
+            return
+        items: list[FlightItem] = []
+        alerts: list[FlightItem] = []
+        records, _ = split_leading_records_untrusted(output)
+        for record in records:
+            if record.content_type == ContentType.ALERT:
+                alerts.append(
+                    ProtectedRecord(build_record(*record))
+                    if record.epoch
+                    else PlainRecord(record.content_type, record.version, record.fragment)
+                )
+            elif record.epoch:
+                finished = ProtectedRecord(build_record(*record))
+                if self._sent_finished:
+                    self._flight.refresh(finished)
+                else:
+                    items.append(finished)
+                self._sent_finished = True
+            elif record.content_type == ContentType.CHANGE_CIPHER_SPEC:
+                if not self._sent_change_cipher_spec:
+                    items.append(change_cipher_spec(record.version))
+                self._sent_change_cipher_spec = True
+            else:
+                items += self._own_messages(record)
+        if items:
+            self._outbox += self._flight.replace(items, self._reassembler.next_sequence - 1, now)
+            self._timer.start(now)
+        self._outbox += self._flight.packer.pack(alerts)
+
+    def _own_messages(self, record: Record) -> list[FlightItem]:
+        """The messages that OpenSSL completes with this record of its own, repeats left out."""
+        items: list[FlightItem] = []
+        for fragment in split_fragments_untrusted(record.fragment):
+            if fragment.message_sequence <= self._own_sequence:
+                continue
+            if self._own is None:
+                self._own = PartialMessage(fragment.length)
+            self._own.add(fragment.offset, fragment.body)
+            if self._own.is_complete:
+                message = Message(fragment.message_type, fragment.message_sequence, self._own.assemble())
+                items.append(PlainMessage(message, record.version))
+                self._own, self._own_sequence = None, fragment.message_sequence
+        return items
+
+    def _repeat_flight(self, now: float) -> None:
+        if self._sent_finished:
+            # A peer drops a record number that it has seen, and only OpenSSL can protect a record. It does so when
+            # its own clock says so; until then the old record goes out again.
+            binding.handle_timeout(self._ssl)
+            self._collect_output(now)
+        self._statistics["flights_repeated"] += 1
+        self._outbox += self._flight.repeat(now)
+
+    def _answer_repeat(self, now: float) -> None:
+        """The peer repeats the flight that ours answered, so ours may be lost (RFC 6347, 4.2.4, WAITING)."""
+        if self._flight.may_be_repeated(now):
+            self._repeat_flight(now)
+        else:
+            self._statistics["repeats_unanswered"] += 1
+
+    def close(self) -> None:
+        """End it without success. A courtesy: with an alert, the peer need not wait for its deadline."""
+        if self._flight.items:
+            content = bytes([AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY])
+            alert = PlainRecord(ContentType.ALERT, binding.negotiated_version(self._ssl), content)
+            self._outbox += self._flight.packer.pack([alert])

@@ -1,0 +1,300 @@
+"""Records, handshake headers and ClientHellos of DTLS 1.0 and 1.2 as they stand on the wire.
+
+RFC 6347 (DTLS 1.2) 4.1 and 4.2.2, RFC 5246 (TLS 1.2) 7.4.1.2. Whatever parses bytes of the network ends in
+``_untrusted``, works on a bounded input, copies nothing it need not copy, and raises :class:`WireError` only.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import NamedTuple
+
+RECORD_HEADER_LENGTH = 13
+HANDSHAKE_HEADER_LENGTH = 12
+MAX_PLAINTEXT_LENGTH = 2**14
+"""The longest content of one record in bytes (RFC 5246, 6.2.1)."""
+MAX_CIPHERTEXT_LENGTH = MAX_PLAINTEXT_LENGTH + 2048
+"""The longest protected content of one record in bytes (RFC 5246, 6.2.3)."""
+MAX_RECORD_SEQUENCE = 2**48 - 1
+MAX_COOKIE_LENGTH = 255
+RANDOM_LENGTH = 32
+
+DTLS_1_0 = 0xFEFF
+DTLS_1_2 = 0xFEFD
+_KNOWN_MAJOR = 0xFE
+
+_RECORD_HEADER = struct.Struct("!BHHHIH")
+_HANDSHAKE_HEADER = struct.Struct("!BBHHBHBH")
+
+
+class WireError(ValueError):
+    """Bytes of the network that are not what the protocol allows. ``reason`` is a short name to count them by."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ContentType(enum.IntEnum):
+    """What a record carries (RFC 5246, 6.2.1)."""
+
+    CHANGE_CIPHER_SPEC = 20
+    ALERT = 21
+    HANDSHAKE = 22
+    APPLICATION_DATA = 23
+
+
+class HandshakeType(enum.IntEnum):
+    """The messages of a handshake (RFC 6347, 4.3.2; RFC 5077; RFC 6066)."""
+
+    HELLO_REQUEST = 0
+    CLIENT_HELLO = 1
+    SERVER_HELLO = 2
+    HELLO_VERIFY_REQUEST = 3
+    NEW_SESSION_TICKET = 4
+    CERTIFICATE = 11
+    SERVER_KEY_EXCHANGE = 12
+    CERTIFICATE_REQUEST = 13
+    SERVER_HELLO_DONE = 14
+    CERTIFICATE_VERIFY = 15
+    CLIENT_KEY_EXCHANGE = 16
+    FINISHED = 20
+    CERTIFICATE_STATUS = 22
+
+
+class AlertLevel(enum.IntEnum):
+    """How grave an alert is (RFC 5246, 7.2)."""
+
+    WARNING = 1
+    FATAL = 2
+
+
+class AlertDescription(enum.IntEnum):
+    """What an alert says (RFC 5246, 7.2; RFC 6066; RFC 4279; RFC 7301)."""
+
+    CLOSE_NOTIFY = 0
+    UNEXPECTED_MESSAGE = 10
+    BAD_RECORD_MAC = 20
+    RECORD_OVERFLOW = 22
+    HANDSHAKE_FAILURE = 40
+    NO_CERTIFICATE = 41
+    BAD_CERTIFICATE = 42
+    UNSUPPORTED_CERTIFICATE = 43
+    CERTIFICATE_REVOKED = 44
+    CERTIFICATE_EXPIRED = 45
+    CERTIFICATE_UNKNOWN = 46
+    ILLEGAL_PARAMETER = 47
+    UNKNOWN_CA = 48
+    ACCESS_DENIED = 49
+    DECODE_ERROR = 50
+    DECRYPT_ERROR = 51
+    PROTOCOL_VERSION = 70
+    INSUFFICIENT_SECURITY = 71
+    INTERNAL_ERROR = 80
+    USER_CANCELED = 90
+    NO_RENEGOTIATION = 100
+    UNSUPPORTED_EXTENSION = 110
+    UNRECOGNIZED_NAME = 112
+    BAD_CERTIFICATE_STATUS_RESPONSE = 113
+    UNKNOWN_PSK_IDENTITY = 115
+    CERTIFICATE_REQUIRED = 116
+    NO_APPLICATION_PROTOCOL = 120
+
+
+class Record(NamedTuple):
+    """One record (RFC 6347, 4.1). ``fragment`` is its content, protected if ``epoch`` is not 0."""
+
+    content_type: int
+    version: int
+    epoch: int
+    sequence: int
+    fragment: bytes
+
+
+class HandshakeFragment(NamedTuple):
+    """A handshake message or a piece of one (RFC 6347, 4.2.2). ``length`` is the whole message's, in bytes."""
+
+    message_type: int
+    length: int
+    message_sequence: int
+    offset: int
+    body: bytes
+
+
+class ClientHello(NamedTuple):
+    """What a server looks at before it keeps any state (RFC 6347, 4.2.1)."""
+
+    version: int
+    random: bytes
+    session_id: bytes
+    cookie: bytes
+    cipher_suites: bytes
+    compression_methods: bytes
+    extensions: bytes
+
+
+def build_record(content_type: int, version: int, epoch: int, sequence: int, fragment: bytes) -> bytes:
+    """The bytes of a record. ``epoch`` is 0 to 2**16-1, ``sequence`` 0 to 2**48-1; :exc:`struct.error` otherwise."""
+    return (
+        _RECORD_HEADER.pack(
+            content_type, version, epoch, sequence >> 32, sequence & 0xFFFFFFFF, len(fragment)
+        )
+        + fragment
+    )
+
+
+def split_records_untrusted(datagram: bytes) -> list[Record]:
+    """The records of a datagram, in order.
+
+    Raises :class:`WireError` (``too_short``, ``truncated``, ``oversized``, ``unknown_version``, ``empty``) if any of
+    it is not a record; a sender that means well never sends such a datagram.
+    """
+    records, trouble = split_leading_records_untrusted(datagram)
+    if trouble is not None:
+        raise WireError(trouble)
+    return records
+
+
+def split_leading_records_untrusted(datagram: bytes) -> tuple[list[Record], str | None]:
+    """The records at the head of a datagram, and what is wrong with the rest (``None`` if nothing is).
+
+    A bad record must not take the good ones before it along. Does not raise.
+    """
+    records: list[Record] = []
+    offset, end = 0, len(datagram)
+    if not end:
+        return records, "empty"
+    while offset < end:
+        body = offset + RECORD_HEADER_LENGTH
+        if body > end:
+            return records, "too_short"
+        content_type, version, epoch, high, low, length = _RECORD_HEADER.unpack_from(datagram, offset)
+        if version >> 8 != _KNOWN_MAJOR:
+            return records, "unknown_version"
+        if length > MAX_CIPHERTEXT_LENGTH:
+            return records, "oversized"
+        offset = body + length
+        if offset > end:
+            return records, "truncated"
+        records.append(Record(content_type, version, epoch, high << 32 | low, datagram[body:offset]))
+    return records, None
+
+
+def record_lengths(stream: bytes | memoryview) -> list[int]:
+    """The lengths in bytes, headers included, of the records that our own engine wrote one after another."""
+    lengths = []
+    offset, end = 0, len(stream)
+    while offset < end:
+        length = RECORD_HEADER_LENGTH + (stream[offset + 11] << 8 | stream[offset + 12])
+        lengths.append(length)
+        offset += length
+    return lengths
+
+
+def build_handshake(
+    message_type: int, message_sequence: int, body: bytes, *, offset: int = 0, length: int | None = None
+) -> bytes:
+    """The bytes of a handshake message, or of the fragment ``body`` at ``offset`` of a message of ``length`` bytes."""
+    total = len(body) if length is None else length
+    return (
+        _HANDSHAKE_HEADER.pack(
+            message_type,
+            total >> 16,
+            total & 0xFFFF,
+            message_sequence,
+            offset >> 16,
+            offset & 0xFFFF,
+            len(body) >> 16,
+            len(body) & 0xFFFF,
+        )
+        + body
+    )
+
+
+def split_fragments_untrusted(content: bytes) -> list[HandshakeFragment]:
+    """The handshake fragments in the content of one record, in order.
+
+    Raises :class:`WireError`: ``short_handshake_header``, ``truncated_fragment``, ``fragment_past_total`` (the
+    offset and length lie beyond the message's length), ``empty_fragment`` (nothing of a message that is not empty).
+    """
+    fragments: list[HandshakeFragment] = []
+    offset, end = 0, len(content)
+    while offset < end or not fragments:
+        body = offset + HANDSHAKE_HEADER_LENGTH
+        if body > end:
+            raise WireError("short_handshake_header")
+        kind, high, low, sequence, at_high, at_low, size_high, size_low = _HANDSHAKE_HEADER.unpack_from(
+            content, offset
+        )
+        total, at, size = high << 16 | low, at_high << 16 | at_low, size_high << 16 | size_low
+        if at + size > total:
+            raise WireError("fragment_past_total")
+        if not size and total:
+            raise WireError("empty_fragment")
+        offset = body + size
+        if offset > end:
+            raise WireError("truncated_fragment")
+        fragments.append(HandshakeFragment(kind, total, sequence, at, content[body:offset]))
+    return fragments
+
+
+class _Reader:
+    """Reads length-prefixed fields off bytes that nobody vouches for."""
+
+    def __init__(self, data: bytes, complaint: str) -> None:
+        self._data = data
+        self._offset = 0
+        self._complaint = complaint
+
+    def take(self, count: int) -> bytes:
+        end = self._offset + count
+        if end > len(self._data):
+            raise WireError(self._complaint)
+        taken = self._data[self._offset : end]
+        self._offset = end
+        return taken
+
+    def integer(self, width: int) -> int:
+        return int.from_bytes(self.take(width), "big")
+
+    def vector(self, width: int, low: int, high: int) -> bytes:
+        size = self.integer(width)
+        if not low <= size <= high:
+            raise WireError(self._complaint)
+        return self.take(size)
+
+    def at_end(self) -> bool:
+        return self._offset == len(self._data)
+
+
+def parse_client_hello_untrusted(body: bytes) -> ClientHello:
+    """The fields of a ClientHello's body, bounds as RFC 5246, 7.4.1.2 and RFC 6347, 4.2.1 set them.
+
+    A ClientHello without extensions is well-formed. Raises :class:`WireError` (``bad_client_hello``).
+    """
+    reader = _Reader(body, "bad_client_hello")
+    version = reader.integer(2)
+    random = reader.take(RANDOM_LENGTH)
+    session_id = reader.vector(1, 0, 32)
+    cookie = reader.vector(1, 0, MAX_COOKIE_LENGTH)
+    cipher_suites = reader.vector(2, 2, 2**16 - 2)
+    compression_methods = reader.vector(1, 1, 2**8 - 1)
+    extensions = b"" if reader.at_end() else reader.vector(2, 0, 2**16 - 1)
+    if not reader.at_end() or len(cipher_suites) % 2 or version >> 8 != _KNOWN_MAJOR:
+        raise WireError("bad_client_hello")
+    return ClientHello(version, random, session_id, cookie, cipher_suites, compression_methods, extensions)
+
+
+def build_hello_verify_request(cookie: bytes, record_sequence: int) -> bytes:
+    """The record of a HelloVerifyRequest with ``cookie`` (at most 255 bytes) in answer to a ClientHello.
+
+    It speaks DTLS 1.0 whatever is to be negotiated, and copies the ClientHello's record number, so that its sender
+    need not remember one (RFC 6347, 4.2.1). ``message_seq`` is 0.
+    """
+    if len(cookie) > MAX_COOKIE_LENGTH:
+        msg = f"a cookie has at most {MAX_COOKIE_LENGTH} bytes, not {len(cookie)}"
+        raise ValueError(msg)
+    body = DTLS_1_0.to_bytes(2, "big") + bytes([len(cookie)]) + cookie
+    message = build_handshake(HandshakeType.HELLO_VERIFY_REQUEST, 0, body)
+    return build_record(ContentType.HANDSHAKE, DTLS_1_0, 0, record_sequence, message)

@@ -1,0 +1,1 @@
+"""Tests: the protocol without sockets first, then sockets, then other implementations."""
