@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
-PrivateKey = Union[
-    rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey
-]
+PrivateKey = (
+    rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
+)
 CertificateSource = str | os.PathLike[str] | bytes | x509.Certificate | Sequence[x509.Certificate]
 """A path, PEM or DER data, a certificate, or a list of certificates with the peer's own first."""
 KeySource = str | os.PathLike[str] | bytes | PrivateKey

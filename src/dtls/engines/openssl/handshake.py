@@ -188,7 +188,8 @@ class Handshake:
                     self._answer_repeat(now)
         while not self.over and (message := self._reassembler.next_message()) is not None:
             self._feed_message(message, now)
-            self._try_change_cipher_spec(now)
+            if not self.over:
+                self._try_change_cipher_spec(now)
 
     def _feed_message(self, message: Message, now: float) -> None:
         self._made_progress()
@@ -223,7 +224,7 @@ class Handshake:
 
     def _try_change_cipher_spec(self, now: float) -> None:
         """Offer OpenSSL the ChangeCipherSpec if one was seen; it passes over one that is too early."""
-        if self.over or not self._change_cipher_spec_seen or self._reads_protected or not self._flight.items:
+        if not self._change_cipher_spec_seen or self._reads_protected or not self._flight.items:
             return
         self._record_version = binding.negotiated_version(self._ssl)
         self._write_plain(ContentType.CHANGE_CIPHER_SPEC, b"\x01")
