@@ -1,3 +1,80 @@
-"""Datagram TLS: the security of TLS for messages over UDP."""
+"""Datagram TLS for Python: what TLS is to a TCP stream, for UDP datagrams."""
+
+from .connection import Connection, ConnectionState
+from .context import (
+    CERT_NONE,
+    CERT_OPTIONAL,
+    CERT_REQUIRED,
+    PROTOCOL_DTLS_CLIENT,
+    PROTOCOL_DTLS_SERVER,
+    Context,
+    DTLSVersion,
+    Protocol,
+    Purpose,
+    VerifyFlags,
+    VerifyMode,
+    create_default_context,
+)
+from .cookie import CookieFactory
+from .endpoint import Association, Endpoint, EndpointEvent, EndpointLimits
+from .errors import (
+    AssociationReplaced,
+    CertificateError,
+    HandshakeTimeout,
+    MessageTooLarge,
+    PeerUnreachable,
+    SSLCertVerificationError,
+    SSLError,
+    SSLTimeoutError,
+    SSLWantReadError,
+    SSLWantWriteError,
+    SSLZeroReturnError,
+)
+from .events import AlertReceived, DataReceived, Event, HandshakeCompleted, HandshakeFailed, PeerClosed
+from .servers import DTLSServerSocket, create_server
+from .sockets import DTLSSocket, create_connection
 
 __version__ = "2.0.0.dev0"
+
+__all__ = [
+    "CERT_NONE",
+    "CERT_OPTIONAL",
+    "CERT_REQUIRED",
+    "PROTOCOL_DTLS_CLIENT",
+    "PROTOCOL_DTLS_SERVER",
+    "AlertReceived",
+    "Association",
+    "AssociationReplaced",
+    "CertificateError",
+    "Connection",
+    "ConnectionState",
+    "Context",
+    "CookieFactory",
+    "DTLSServerSocket",
+    "DTLSSocket",
+    "DTLSVersion",
+    "DataReceived",
+    "Endpoint",
+    "EndpointEvent",
+    "EndpointLimits",
+    "Event",
+    "HandshakeCompleted",
+    "HandshakeFailed",
+    "HandshakeTimeout",
+    "MessageTooLarge",
+    "PeerClosed",
+    "PeerUnreachable",
+    "Protocol",
+    "Purpose",
+    "SSLCertVerificationError",
+    "SSLError",
+    "SSLTimeoutError",
+    "SSLWantReadError",
+    "SSLWantWriteError",
+    "SSLZeroReturnError",
+    "VerifyFlags",
+    "VerifyMode",
+    "create_connection",
+    "create_default_context",
+    "create_server",
+]

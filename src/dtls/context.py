@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from .connection import Connection, ReceivedClientHello
     from .engines.openssl.context import EngineContext
-    from .sockets import DTLSServerSocket, DTLSSocket
+    from .servers import DTLSServerSocket
+    from .sockets import DTLSSocket
 
 DEFAULT_CIPHERS = (
     "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM:DHE+AESGCM:DHE+CHACHA20:!AESCCM8:!aNULL:!PSK:!SRP:!DSS"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -48,10 +49,10 @@ class CookieFactory:
         secret_lifetime: float = 3600.0,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        if slot <= 0:
-            msg = f"slot must be greater than 0 seconds, not {slot!r}"
+        if not 0 < slot < math.inf:
+            msg = f"slot must be greater than 0 seconds and finite, not {slot!r}"
             raise ValueError(msg)
-        if secret_lifetime < slot:
+        if not slot <= secret_lifetime < math.inf:
             msg = f"secret_lifetime must be at least one slot ({slot!r} seconds), not {secret_lifetime!r}"
             raise ValueError(msg)
         self._slot_seconds = slot
@@ -96,8 +97,8 @@ class CookieFactory:
 
     @staticmethod
     def _mac(secret: bytes, slot: int, salt: bytes, address: Hashable, hello: ClientHello) -> bytes:
-        # repr() of a socket address is unambiguous: a tuple of strings and integers. Bytes are taken as they are.
-        place = address if isinstance(address, bytes) else repr(address).encode("utf-8", "backslashreplace")
+        # repr() of a socket address is unambiguous: a tuple of strings and integers.
+        place = repr(address).encode("utf-8", "backslashreplace")
         fields = (
             slot.to_bytes(8, "big", signed=True),
             salt,

@@ -1,0 +1,393 @@
+"""One association on one UDP socket: the blocking and non-blocking I/O that every socket-like interface stands on.
+
+The kernel's socket never blocks; waiting is done here, outside the lock, so that one thread may send while another
+waits to receive, and so that retransmissions happen on time whatever the user's timeout is. Timeouts are as in the
+``socket`` module: seconds, ``None`` for no limit, 0 for "do not wait".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import select
+import socket
+import threading
+import time
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any
+
+from .connection import ConnectionState
+from .errors import (
+    MessageTooLarge,
+    PeerUnreachable,
+    SSLError,
+    SSLTimeoutError,
+    SSLWantReadError,
+    SSLWantWriteError,
+    SSLZeroReturnError,
+)
+from .events import AlertReceived, DataReceived, Event, HandshakeFailed
+from .gate import is_plaintext
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .connection import Connection
+
+LARGEST_DATAGRAM = 65_535
+MAX_UNSENT = 64
+"""How many datagrams wait for room in the send buffer, before what the peer will ask for again is dropped."""
+MAX_READS = 256
+"""How many datagrams are read in a row before the lock is given up."""
+REFUSALS_TOLERATED = 1
+"""How many ICMP refusals in a row a handshake survives: anybody can forge one, and a server may be just starting."""
+_LOST_ON_THE_WAY = frozenset(
+    {errno.ENOBUFS, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.EPERM}
+)
+
+now = time.monotonic
+
+
+def wait_until_ready(descriptor: int, *, writable: bool, until: float) -> None:
+    """Wait until a descriptor is readable (or writable, if asked for), or the time ``until`` has come."""
+    seconds = until - now()
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN | (select.POLLOUT if writable else 0))
+        # Rounded up: a wait that ends a millisecond early would be a busy loop.
+        poll.poll(None if seconds == math.inf else max(0, math.ceil(seconds * 1000)))
+    else:  # pragma: no cover - Windows
+        writers = [descriptor] if writable else []
+        select.select([descriptor], writers, writers, None if seconds == math.inf else max(0.0, seconds))
+
+
+def same_address(one: Any, other: Any) -> bool:
+    """Whether two socket addresses are the same peer; IPv6 flow labels do not tell peers apart."""
+    return bool(one[:2] == other[:2] and one[3:] == other[3:])
+
+
+class Driver:
+    """Runs ``connection`` on ``sock``, which must be connected to the peer and is made non-blocking.
+
+    :param peer: the peer's address if datagrams of others may still arrive on ``sock``.
+    :param divert: takes datagrams that may not be for this association: a stranger's, and plaintext of the peer, which
+        may begin anew. Called with the lock held; gives back through :meth:`deliver` what was for us after all.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        connection: Connection,
+        *,
+        peer: Any = None,
+        divert: Callable[[bytes, Any], None] | None = None,
+        refusals_tolerated: int = REFUSALS_TOLERATED,
+    ) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.connection = connection
+        self.statistics: Counter[str] = Counter()
+        self.messages: deque[bytes] = deque()
+        self.error: SSLError | None = None
+        """What ended the association, if it did not end by close_notify."""
+        self._peer = peer
+        self._divert = divert
+        self.shares = False
+        """Whether ``divert`` gets a copy of everything, since the peer is in a new handshake."""
+        self._refusals_tolerated = refusals_tolerated
+        self._refusals = 0
+        self._unsent: deque[bytes] = deque()
+        self._lock = threading.RLock()
+        self._closed = False
+
+    # --- what callers do -----------------------------------------------------------------------------------------
+
+    def handshake(self, timeout: float | None) -> None:
+        """Complete the handshake. Raises its error, :class:`SSLWantReadError` or :class:`SSLTimeoutError`."""
+        deadline = _deadline(timeout)
+        while True:
+            with self._lock:
+                self.advance()
+                if self.error is not None:
+                    raise self.error
+                if self.connection.state is not ConnectionState.HANDSHAKING:
+                    if self._closed:
+                        raise SSLZeroReturnError
+                    return
+            self._wait(deadline, timeout, "the handshake timed out")
+
+    def receive(self, timeout: float | None) -> bytes | None:
+        """The next message; ``None`` when the peer has closed. Raises what ended the association otherwise."""
+        deadline = None
+        while True:
+            with self._lock:
+                if not self.messages:
+                    self.advance(messages=1)
+                if self.messages:
+                    return self.messages.popleft()
+                if self._is_over():
+                    return None
+            if deadline is None:
+                deadline = _deadline(timeout)
+            self._wait(deadline, timeout, "no message came in time")
+
+    def give_back(self, message: bytes) -> None:
+        """Put a message, or the rest of one, at the head of the queue again."""
+        with self._lock:
+            self.messages.appendleft(message)
+
+    def send(self, message: bytes | bytearray | memoryview, timeout: float | None) -> None:
+        """Send one message. Raises as :meth:`~dtls.connection.Connection.send`, and for a full send buffer."""
+        deadline = None
+        while True:
+            with self._lock:
+                if self._unsent:
+                    self._send_unsent()
+                if self.error is not None:
+                    raise self.error
+                if not self._unsent:
+                    self.connection.send(message, now())
+                    try:
+                        self._flush()
+                    except OSError as error:
+                        raise self._send_error(error, len(message)) from None
+                    return
+            if timeout == 0:
+                raise SSLWantWriteError
+            if deadline is None:
+                deadline = _deadline(timeout)
+            wait_until_ready(self.sock.fileno(), writable=True, until=deadline)
+            if now() >= deadline:
+                message_text = "the socket's send buffer did not empty in time"
+                raise SSLTimeoutError(message_text)
+
+    def close_notify(self, timeout: float | None, *, patience: float) -> bool:
+        """Say close_notify and wait for the peer's, ``patience`` seconds at most; whether it came.
+
+        Raises :class:`SSLWantReadError` if ``timeout`` is 0 and it has not come yet.
+        """
+        with self._lock:
+            self.connection.close(now())
+            self._flush()
+        deadline = now() + (patience if timeout is None else min(timeout, patience))
+        while True:
+            with self._lock:
+                self.advance()
+                if self.connection.state is not ConnectionState.CLOSING:
+                    return self.connection.state is ConnectionState.CLOSED
+            if timeout == 0:
+                raise SSLWantReadError
+            if now() >= deadline:
+                return False
+            wait_until_ready(self.sock.fileno(), writable=False, until=deadline)
+
+    def seconds_to_timeout(self) -> float | None:
+        """Seconds until something is to be repeated or given up; ``None`` if nothing is."""
+        with self._lock:
+            at = self.connection.next_timeout()
+            return None if at is None else max(0.0, at - now())
+
+    def close(self) -> None:
+        """Say close_notify if that can be done at once, and close the socket. Wakes threads that wait on it."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self.connection.close(now())
+                self._flush()
+            except OSError:
+                self.statistics["close_notify_lost"] += 1
+            with contextlib.suppress(OSError):  # it may have lost its peer
+                self.sock.shutdown(socket.SHUT_RDWR)  # wakes threads that wait on it
+            self.sock.close()
+
+    def detach(self) -> socket.socket:
+        """Give the kernel's socket away; nothing is said to the peer."""
+        with self._lock:
+            self._closed = True
+            return self.sock
+
+    def abandon(self, error: SSLError) -> list[bytes]:
+        """End the association from outside, waking whoever waits on it; what the kernel still holds of it."""
+        with self._lock:
+            if self.error is None:
+                self.error = error
+            return [] if self._closed else replace_by_dead_end(self.sock)
+
+    # --- datagrams -----------------------------------------------------------------------------------------------
+
+    def advance(self, messages: int = 0) -> None:
+        """Without waiting: timers that are due, what has arrived, what is to be sent.
+
+        ``messages`` stops reading when so many messages are there; 0 reads what there is while the state lasts.
+        """
+        with self._lock:
+            connection = self.connection
+            at = connection.next_timeout()
+            if at is not None and at <= now():
+                self._note(connection.handle_timeout(now()))
+                self._flush_quietly()
+            before = connection.state
+            for _ in range(MAX_READS):
+                if self._closed or self.error is not None:
+                    break
+                datagram = self._read()
+                if datagram is None:
+                    break
+                self.deliver(datagram)
+                if (messages and len(self.messages) >= messages) or connection.state is not before:
+                    break
+            self._flush_quietly()
+
+    def deliver(self, datagram: bytes) -> None:
+        """Take in a datagram of the peer, however it came here."""
+        with self._lock:
+            self._refusals = 0
+            self._note(self.connection.receive_datagram(datagram, now()))
+            self._flush_quietly()
+
+    def flush(self) -> None:
+        """Send what waits to be sent."""
+        with self._lock:
+            self._flush_quietly()
+
+    def _read(self) -> bytes | None:
+        while True:
+            try:
+                if self._peer is None:
+                    return self.sock.recv(LARGEST_DATAGRAM)
+                datagram, address = self.sock.recvfrom(LARGEST_DATAGRAM)
+            except (BlockingIOError, InterruptedError):
+                return None
+            except ConnectionRefusedError:
+                self._note_refusal()
+                if self.error is not None:
+                    return None
+            except OSError as error:
+                if error.errno not in _LOST_ON_THE_WAY and error.errno != errno.ECONNRESET:
+                    raise
+                self.statistics[f"socket_{errno.errorcode[error.errno].lower()}"] += 1
+            else:
+                if not self._is_ours(datagram, address):
+                    continue
+                return datagram
+
+    def _is_ours(self, datagram: bytes, address: Any) -> bool:
+        if not same_address(address, self._peer):
+            self.statistics["strangers_datagrams"] += 1
+            if self._divert is not None:
+                self._divert(datagram, address)
+            return False
+        if self._divert is not None and (self.shares or is_plaintext(datagram)):
+            self._divert(datagram, self._peer)
+            return False
+        return True
+
+    def _note(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, DataReceived):
+                self.messages.append(event.data)
+            elif isinstance(event, (HandshakeFailed, AlertReceived)):
+                self.error = event.error
+
+    def _note_refusal(self) -> None:
+        """ICMP says that nothing listens at the peer's port. Anybody can say so; it counts in a handshake only."""
+        self.statistics["refused_by_icmp"] += 1
+        self._refusals += 1
+        handshaking = self.connection.state is ConnectionState.HANDSHAKING
+        if handshaking and self._refusals > self._refusals_tolerated:
+            text = "The peer address is not reachable: nothing listens on its port (ICMP port unreachable)"
+            self.error = PeerUnreachable(text)
+
+    def _flush(self) -> None:
+        for datagram in self.connection.datagrams_to_send(now()):
+            self._send_or_keep(datagram)
+
+    def _flush_quietly(self) -> None:
+        """As far as the socket lets us; what is lost is repeated by its timer."""
+        try:
+            self._send_unsent()
+            self._flush()
+        except OSError as error:
+            self.statistics[f"socket_{errno.errorcode.get(error.errno or 0, 'error').lower()}"] += 1
+
+    def _send_unsent(self) -> None:
+        while self._unsent and self._transmit(self._unsent[0]):
+            self._unsent.popleft()
+
+    def _send_or_keep(self, datagram: bytes) -> None:
+        if self._unsent or not self._transmit(datagram):
+            if len(self._unsent) < MAX_UNSENT:
+                self._unsent.append(datagram)
+            else:
+                self.statistics["dropped_unsent"] += 1
+
+    def _transmit(self, datagram: bytes) -> bool:
+        """Whether the kernel took it, or it is lost as any datagram may be."""
+        for _ in range(2):
+            try:
+                self.sock.send(datagram)
+            except (BlockingIOError, InterruptedError):
+                return False
+            except ConnectionRefusedError:
+                # That was about an earlier datagram; this one was not sent.
+                self._note_refusal()
+                continue
+            except OSError as error:
+                if (
+                    error.errno not in _LOST_ON_THE_WAY
+                    or self.connection.state is ConnectionState.ESTABLISHED
+                ):
+                    raise
+                self.statistics[f"socket_{errno.errorcode[error.errno].lower()}"] += 1
+            return True
+        return True
+
+    # --- waiting -------------------------------------------------------------------------------------------------
+
+    def _wait(self, deadline: float, timeout: float | None, complaint: str) -> None:
+        if timeout == 0:
+            raise SSLWantReadError
+        if now() >= deadline:
+            text = f"{complaint} ({timeout:g} s)"
+            raise SSLTimeoutError(text)
+        at = self.connection.next_timeout()
+        until = deadline if at is None else min(deadline, at)
+        wait_until_ready(self.sock.fileno(), writable=bool(self._unsent), until=until)
+
+    def _is_over(self) -> bool:
+        if self.error is not None:
+            raise self.error
+        return self._closed or self.connection.state in (ConnectionState.CLOSED, ConnectionState.CLOSING)
+
+    def _send_error(self, error: OSError, length: int) -> OSError:
+        if error.errno != errno.EMSGSIZE:
+            return error
+        text = f"a message of {length} bytes is too long for the network path; lower Context.mtu"
+        return MessageTooLarge(text, limit=min(self.connection.max_message_size, length - 1))
+
+
+def replace_by_dead_end(sock: socket.socket) -> list[bytes]:
+    """Take a connected socket's datagrams and its place: the descriptor stays, readable for ever, and leads nowhere.
+
+    The descriptor is not closed, since another thread may be about to wait on it and its number may soon be
+    somebody else's.
+    """
+    left: list[bytes] = []
+    with contextlib.suppress(OSError):  # nothing left
+        while len(left) < MAX_READS:
+            left.append(sock.recv(LARGEST_DATAGRAM))
+    with contextlib.suppress(OSError):  # it may have lost its peer; then nobody waits for datagrams of it
+        sock.shutdown(socket.SHUT_RDWR)  # wakes those who wait on it already
+    dead, other = socket.socketpair()
+    other.close()
+    with dead:
+        os.dup2(dead.fileno(), sock.fileno(), inheritable=False)
+    return left
+
+
+def _deadline(timeout: float | None) -> float:
+    return math.inf if timeout is None else now() + timeout

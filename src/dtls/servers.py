@@ -1,0 +1,338 @@
+"""Blocking DTLS servers: one UDP socket that listens, and a socket of its own for each peer.
+
+The listening socket runs the handshakes, through an :class:`~dtls.endpoint.Endpoint`, while a thread is in
+``accept()``. When one is complete, and before our last flight tells the peer so, a second UDP socket is bound to the
+same port and connected to the peer: the kernel then routes the peer's datagrams there. Binding and connecting are
+two steps, and datagrams that arrive between or beside them land on the wrong socket; each is handed to where it
+belongs.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import socket
+import threading
+import warnings
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakValueDictionary
+
+from .driver import now
+from .endpoint import Endpoint
+from .errors import SSLTimeoutError, SSLWantReadError
+from .events import HandshakeCompleted, HandshakeFailed
+from .gate import begins_client_hello, is_plaintext
+from .sockets import DTLSSocket
+from .udp import MAX_STRAYS, Listener, Origin, Waker
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from .context import Context
+    from .endpoint import Association, CookiePolicy, EndpointEvent, EndpointLimits
+
+DEFAULT_BACKLOG = 128
+"""How many completed associations wait for ``accept()`` before the listening socket is left unread."""
+MAX_READS = 64
+"""How many datagrams are taken in between two looks at the clock."""
+
+logger = logging.getLogger("dtls")
+
+
+class DTLSServerSocket:
+    """A listening UDP socket. :meth:`accept` completes handshakes and gives a :class:`DTLSSocket` for each peer.
+
+    Made by :func:`create_server` and :meth:`dtls.Context.wrap_socket`. Handshakes go on only while a thread is in
+    ``accept()``; several threads may be. ``fileno()`` is readable when ``accept()`` has something to do.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        context: Context,
+        *,
+        backlog: int = DEFAULT_BACKLOG,
+        cookie_policy: CookiePolicy = "always",
+        limits: EndpointLimits | None = None,
+    ) -> None:
+        self._closed = True  # until everything below has gone well
+        self._timeout = sock.gettimeout()
+        self.context = context
+        self.backlog = max(1, backlog)
+        self._endpoint = Endpoint(context, cookie_policy=cookie_policy, limits=limits)
+        self._listener = Listener(sock)
+        self._waker = Waker(self._listener.sock)
+        self._lock = threading.RLock()
+        self._completed: deque[tuple[DTLSSocket, Any]] = deque()
+        self._strays: deque[tuple[bytes, Origin]] = deque()
+        self._accepted: WeakValueDictionary[Any, DTLSSocket] = WeakValueDictionary()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} fd={self.fileno()} {'closed' if self._closed else self.getsockname()}>"
+        )
+
+    def accept(self) -> tuple[DTLSSocket, Any]:
+        """The next peer that has completed its handshake, and its address.
+
+        Handshakes that fail are logged and counted, not raised. Raises :class:`~dtls.SSLTimeoutError` when the
+        timeout has passed, :class:`~dtls.SSLWantReadError` if it is 0 and nobody is there, :exc:`OSError` when the
+        socket is closed, also while another thread waits here.
+        """
+        deadline = math.inf if self._timeout is None else now() + self._timeout
+        while True:
+            with self._lock:
+                self._check_open()
+                if not self._completed:
+                    self._advance()
+                if self._completed:
+                    return self._completed.popleft()
+                until = min(deadline, self._next_timeout())
+            if self._timeout == 0:
+                message = "no peer has completed its handshake (non-blocking)"
+                raise SSLWantReadError(message)
+            if now() >= deadline:
+                message = f"no peer completed its handshake within {self._timeout:g} s"
+                raise SSLTimeoutError(message)
+            self._waker.wait(until)
+
+    def listen(self, backlog: int = DEFAULT_BACKLOG) -> None:
+        """Set the backlog, as ``socket.listen`` does; a UDP socket listens anyway."""
+        self._check_open()
+        self.backlog = max(1, backlog)
+
+    def get_timeout(self) -> float | None:
+        """For non-blocking use: seconds until :meth:`accept` is to be called again even if nothing came."""
+        with self._lock:
+            at = self._next_timeout()
+        return None if at == math.inf else max(0.0, at - now())
+
+    @property
+    def statistics(self) -> Counter[str]:
+        """How many times something was dropped or done, by reason."""
+        with self._lock:
+            return self._endpoint.statistics + self._listener.statistics
+
+    @property
+    def handshakes(self) -> int:
+        """How many handshakes are under way."""
+        return self._endpoint.handshakes
+
+    def close(self) -> None:
+        """Close the listening socket and what nobody has accepted. Accepted sockets go on by themselves."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            for waiting, _ in self._completed:
+                waiting.close()
+            self._completed.clear()
+            self._endpoint.close_all(now())
+            self._flush()
+            self._waker.close()
+            self._listener.sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True):
+            return
+        warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        self.close()
+
+    # --- the UDP socket ------------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when :meth:`accept` has something to do; -1 when closed."""
+        return self._waker.fileno()
+
+    def getsockname(self) -> Any:
+        """The own address."""
+        return self._listener.sock.getsockname()
+
+    def gettimeout(self) -> float | None:
+        """Seconds that :meth:`accept` may take; ``None`` for no limit, 0 for non-blocking."""
+        return self._timeout
+
+    def settimeout(self, value: float | None) -> None:
+        """Set what :meth:`gettimeout` gives."""
+        if value is not None and value < 0:
+            message = "Timeout value out of range"
+            raise ValueError(message)
+        self._timeout = None if value is None else float(value)
+
+    def setblocking(self, flag: bool) -> None:
+        """``settimeout(None)`` or ``settimeout(0)``."""
+        self.settimeout(None if flag else 0.0)
+
+    def getsockopt(self, *arguments: Any) -> Any:
+        """As ``socket.socket.getsockopt``."""
+        return self._listener.sock.getsockopt(*arguments)
+
+    def setsockopt(self, *arguments: Any) -> None:
+        """As ``socket.socket.setsockopt``."""
+        self._listener.sock.setsockopt(*arguments)
+
+    @property
+    def family(self) -> int:
+        """The address family."""
+        return self._listener.sock.family
+
+    @property
+    def type(self) -> int:
+        """``socket.SOCK_DGRAM``."""
+        return self._listener.sock.type
+
+    # --- inside, all under the lock ------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise OSError(errno.EBADF, "the DTLS server socket is closed")
+
+    def _next_timeout(self) -> float:
+        at = self._endpoint.next_timeout()
+        return math.inf if at is None else at
+
+    def _advance(self) -> None:
+        """Without waiting: timers that are due, strays, and what has arrived."""
+        if self._next_timeout() <= now():
+            self._note(self._endpoint.handle_timeout(now()))
+            self._flush()
+        while self._strays:
+            self._receive(*self._strays.popleft())
+        for _ in range(MAX_READS):
+            if self._closed or len(self._completed) >= self.backlog:
+                break
+            arrival = self._listener.receive()
+            if arrival is None:
+                break
+            self._receive(*arrival)
+
+    def _receive(self, datagram: bytes, origin: Origin) -> None:
+        accepted = self._accepted.get(origin)
+        if accepted is not None and not begins_client_hello(datagram):
+            handshaking = self._endpoint.is_handshaking(origin)
+            if not handshaking or not is_plaintext(datagram):
+                # It came before the peer's own socket was connected, or was handed on by it.
+                accepted._deliver(datagram)  # noqa: SLF001 - sockets and servers are one interface in two files
+            if not handshaking:
+                return
+        self._note(self._endpoint.receive_datagram(datagram, origin, now()))
+        self._flush()
+        if accepted is not None:
+            accepted._share_datagrams(self._endpoint.is_handshaking(origin))  # noqa: SLF001
+
+    def _flush(self) -> None:
+        for origin, datagram in self._endpoint.datagrams_to_send(now()):
+            self._listener.send(datagram, cast("Origin", origin))
+
+    def _take_stray(self, datagram: bytes, origin: Origin) -> None:
+        """A datagram that arrived at an accepted socket, whose lock is held, and may not be for its association.
+
+        Whoever holds our lock may be waiting for that socket's: so it is tried, never waited for.
+        """
+        if len(self._strays) >= MAX_STRAYS:
+            self._listener.statistics["dropped_strays"] += 1
+            return
+        self._strays.append((datagram, origin))
+        if self._lock.acquire(blocking=False):
+            try:
+                while self._strays and not self._closed:
+                    self._receive(*self._strays.popleft())
+            finally:
+                self._lock.release()
+        self._waker.wake()
+
+    def _note(self, events: list[EndpointEvent]) -> None:
+        for association, event in events:
+            if isinstance(event, HandshakeCompleted):
+                self._hand_over(association)
+            elif isinstance(event, HandshakeFailed):
+                logger.info(
+                    "handshake with %s failed: %s", cast("Origin", association.address).address, event.error
+                )
+
+    def _hand_over(self, association: Association) -> None:
+        """Give a new association a socket of its own; only then our last flight may tell the peer that it stands."""
+        origin = cast("Origin", association.address)
+        left: list[bytes] = []
+        replaced = self._accepted.pop(origin, None)
+        if replaced is not None:
+            self._endpoint.statistics["associations_replaced"] += 1
+            left = replaced._replace()
+        try:
+            sock, strays = self._listener.branch(origin)
+        except OSError as error:
+            # No descriptor is left, say. The close_notify tells the peer.
+            logger.warning("no socket for the peer at %s: %s", origin.address, error)
+            self._endpoint.statistics["peer_sockets_failed"] += 1
+            self._endpoint.close(association, now())
+            return
+        connection = self._endpoint.release(association)
+
+        def divert(datagram: bytes, address: Any) -> None:
+            self._take_stray(datagram, Origin(address, origin.local))
+
+        accepted = DTLSSocket._adopt(sock, connection, peer=origin.address, divert=divert)  # noqa: SLF001
+        self._accepted[origin] = accepted
+        self._completed.append((accepted, origin.address))
+        self._strays.extend((datagram, origin) for datagram in left)
+        self._strays.extend((datagram, Origin(address, origin.local)) for datagram, address in strays)
+
+
+def create_server(
+    address: tuple[str, int],
+    *,
+    context: Context,
+    family: int | None = None,
+    backlog: int = DEFAULT_BACKLOG,
+    dualstack_ipv6: bool = False,
+    cookie_policy: CookiePolicy = "always",
+    limits: EndpointLimits | None = None,
+) -> DTLSServerSocket:
+    """A DTLS server on ``address`` (host and port; port 0 takes a free one).
+
+    ::
+
+        with dtls.create_server(("", 4433), context=context) as server:
+            while True:
+                sock, address = server.accept()
+                threading.Thread(target=serve, args=(sock,)).start()
+
+    :param context: a server's context, with a certificate.
+    :param family: by default that of ``address``; ``socket.AF_INET`` for an empty host.
+    :param backlog: how many completed associations wait for ``accept()``.
+    :param dualstack_ipv6: with ``socket.AF_INET6``: serve IPv4 peers too.
+    :param cookie_policy: see :class:`dtls.Endpoint`.
+    :raises OSError: if the address cannot be bound.
+    """
+    host, port = address
+    if family is None:
+        family = socket.AF_INET
+        if host:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
+            family = found[0][0]
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dualstack_ipv6 else 1)
+        sock.bind((host, port))
+        return DTLSServerSocket(sock, context, backlog=backlog, cookie_policy=cookie_policy, limits=limits)
+    except BaseException:
+        sock.close()
+        raise

@@ -1,0 +1,203 @@
+"""UDP sockets of servers: answers from the address that was asked, sockets that branch off, threads that are woken."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import socket
+import struct
+import sys
+from collections import Counter
+from typing import Any, NamedTuple
+
+from .driver import LARGEST_DATAGRAM, now, wait_until_ready
+
+_IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)  # Linux's number; Python names it since 3.14 only
+_IPV4_PACKET_INFO = struct.Struct("=i4s4s")
+_IPV6_PACKET_INFO = struct.Struct("=16sI")
+_CONTROL_SPACE = 64
+_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+MAX_STRAYS = 1024
+"""How many datagrams are taken off a new socket before it is connected; more cannot have come in that moment."""
+
+
+class Origin(NamedTuple):
+    """Where a datagram came from: the peer's address, and which of ours it was sent to if that is not plain."""
+
+    address: Any
+    local: tuple[bytes, int] | None = None
+    """Address (4 or 16 bytes) and interface."""
+
+
+class Listener:
+    """A UDP socket that many peers write to. Datagrams are answered from the address they were sent to.
+
+    On a socket bound to all addresses the kernel would otherwise choose one by itself, which the peer may not know.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.statistics: Counter[str] = Counter()
+        self._reports_local = self._ask_for_local_addresses()
+        # Set when the socket is bound already: a second server on the port still gets EADDRINUSE, and sockets that
+        # branch off do not. Only those of the same user may: unlike SO_REUSEADDR's, such a port cannot be hijacked.
+        self._sharing = getattr(socket, "SO_REUSEPORT", socket.SO_REUSEADDR)
+        sock.setsockopt(socket.SOL_SOCKET, self._sharing, 1)
+
+    def _ask_for_local_addresses(self) -> bool:
+        if sys.platform != "linux" or self.sock.getsockname()[0] not in _WILDCARDS:
+            return False
+        if self.sock.family == socket.AF_INET6:
+            self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            self.sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        return True
+
+    def receive(self) -> tuple[bytes, Origin] | None:
+        """The next datagram, if there is one."""
+        while True:
+            try:
+                if not self._reports_local:
+                    datagram, address = self.sock.recvfrom(LARGEST_DATAGRAM)
+                    return datagram, Origin(address)
+                datagram, control, _, address = self.sock.recvmsg(LARGEST_DATAGRAM, _CONTROL_SPACE)
+                return datagram, Origin(address, _local_address(control))
+            except (BlockingIOError, InterruptedError):
+                return None
+            except OSError as error:
+                # Errors of earlier datagrams; a closed socket is for the caller.
+                if error.errno in (errno.EBADF, errno.ENOTSOCK):
+                    raise
+                self._count(error)
+
+    def send(self, datagram: bytes, origin: Origin) -> None:
+        """Send to where a datagram came from. What the kernel does not take is lost, as any datagram may be."""
+        try:
+            if origin.local is None:
+                self.sock.sendto(datagram, origin.address)
+            else:
+                self.sock.sendmsg(
+                    [datagram], [_packet_info(self.sock.family, origin.local)], 0, origin.address
+                )
+        except OSError as error:
+            self._count(error)
+
+    def branch(self, origin: Origin) -> tuple[socket.socket, list[tuple[bytes, Any]]]:
+        """A socket on the same address, connected to the peer, and what came to it before it was connected.
+
+        Raises :exc:`OSError` if there are no descriptors left.
+        """
+        sock = socket.socket(self.sock.family, socket.SOCK_DGRAM, self.sock.proto)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, self._sharing, 1)
+            if sock.family == socket.AF_INET6:
+                only = self.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+            sock.bind(self._address_for(origin))
+            sock.connect(origin.address)
+            return sock, self._strays(sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    def _address_for(self, origin: Origin) -> Any:
+        own = self.sock.getsockname()
+        if origin.local is None:
+            return own
+        packed, interface = origin.local
+        host = socket.inet_ntop(self.sock.family, packed)
+        if self.sock.family == socket.AF_INET:
+            return host, own[1]
+        link_local = packed[:2] == b"\xfe\x80"
+        return host, own[1], 0, interface if link_local else 0
+
+    def _strays(self, sock: socket.socket) -> list[tuple[bytes, Any]]:
+        strays: list[tuple[bytes, Any]] = []
+        while len(strays) < MAX_STRAYS:
+            try:
+                strays.append(sock.recvfrom(LARGEST_DATAGRAM))
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                self._count(error)
+        return strays
+
+    def _count(self, error: OSError) -> None:
+        name = errno.errorcode.get(error.errno or 0, "error").lower()
+        self.statistics[f"socket_{name}"] += 1
+
+
+def _local_address(control: list[tuple[int, int, bytes]]) -> tuple[bytes, int] | None:
+    for level, kind, data in control:
+        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(data) >= _IPV4_PACKET_INFO.size:
+            _, local, _ = _IPV4_PACKET_INFO.unpack_from(data)
+            return local, 0
+        if (
+            level == socket.IPPROTO_IPV6
+            and kind == socket.IPV6_PKTINFO
+            and len(data) >= _IPV6_PACKET_INFO.size
+        ):
+            packed, interface = _IPV6_PACKET_INFO.unpack_from(data)
+            return packed, interface
+    return None
+
+
+def _packet_info(family: int, local: tuple[bytes, int]) -> tuple[int, int, bytes]:
+    packed, interface = local
+    if family == socket.AF_INET6:
+        return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _IPV6_PACKET_INFO.pack(packed, interface)
+    return socket.IPPROTO_IP, _IP_PKTINFO, _IPV4_PACKET_INFO.pack(0, packed, b"\0\0\0\0")
+
+
+class Waker:
+    """Wakes threads that wait for a socket.
+
+    ``fileno()`` is readable when the socket is or a wake-up is due, where the system can join two descriptors (Linux).
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._joined: select.epoll | None = None
+        if hasattr(select, "epoll"):
+            self._joined = select.epoll()
+            self._joined.register(sock.fileno(), select.EPOLLIN)
+            self._joined.register(self._reader.fileno(), select.EPOLLIN)
+
+    def fileno(self) -> int:
+        """A descriptor to wait on; -1 when closed."""
+        if self._joined is None:
+            return self._sock.fileno()
+        return -1 if self._joined.closed else self._joined.fileno()
+
+    def wake(self) -> None:
+        """Make whoever waits look again."""
+        with contextlib.suppress(OSError):  # it is full of wake-ups, or closed
+            self._writer.send(b"\0")
+
+    def wait(self, until: float) -> None:
+        """Wait until the socket is readable, somebody wakes us, or the time ``until`` has come."""
+        if self._joined is not None:
+            wait_until_ready(self._joined.fileno(), writable=False, until=until)
+        else:  # pragma: no cover - elsewhere wake-ups are noticed within a quarter of a second
+            wait_until_ready(self._sock.fileno(), writable=False, until=min(until, now() + 0.25))
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the wake-ups."""
+        with contextlib.suppress(OSError):  # nothing left
+            while self._reader.recv(4096):
+                pass
+
+    def close(self) -> None:
+        """Wake everybody and let go of the descriptors."""
+        self.wake()
+        if self._joined is not None:
+            self._joined.close()
+        self._writer.close()
+        self._reader.close()
