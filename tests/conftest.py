@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 
 from dtls.certificates import CertificateAuthority, IssuedCertificate
+from dtls.context import PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERVER, Context
 
 # A busy machine is not a failure; the time limit of each test guards against what never ends.
 hypothesis.settings.register_profile("dtls", deadline=None)
@@ -25,6 +26,28 @@ def ca() -> CertificateAuthority:
 def server_certificate(ca: CertificateAuthority) -> IssuedCertificate:
     """A certificate for this host under each of its names."""
     return ca.issue("localhost", "127.0.0.1", "::1")
+
+
+@pytest.fixture(scope="session")
+def client_certificate(ca: CertificateAuthority) -> IssuedCertificate:
+    """A certificate for a client."""
+    return ca.issue("a client", client=True)
+
+
+@pytest.fixture
+def client(ca: CertificateAuthority) -> Context:
+    """A client that trusts the root."""
+    context = Context(PROTOCOL_DTLS_CLIENT)
+    context.load_verify_locations(cadata=ca.certificate_pem)
+    return context
+
+
+@pytest.fixture
+def server(server_certificate: IssuedCertificate) -> Context:
+    """A server with a certificate."""
+    context = Context(PROTOCOL_DTLS_SERVER)
+    context.load_cert_chain(server_certificate.private_key_and_chain_pem)
+    return context
 
 
 @pytest.fixture(scope="session")

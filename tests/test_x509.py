@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -74,8 +74,8 @@ SEVERAL_VALUES = x509.Name(
 
 
 def make(*extensions: x509.ExtensionType, subject: x509.Name = SUBJECT, serial: int = 1) -> x509.Certificate:
-    begin = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
-    end = datetime.datetime(2036, 11, 20, tzinfo=datetime.timezone.utc)
+    begin = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.timezone.utc)
+    end = dt.datetime(2036, 11, 20, tzinfo=dt.timezone.utc)
     builder = x509.CertificateBuilder(subject, subject, KEY.public_key(), serial, begin, end)
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)

@@ -16,7 +16,7 @@ from .flights import MINIMUM_MTU
 if TYPE_CHECKING:
     import os
     import socket
-    from collections.abc import Iterable
+    from collections.abc import Hashable, Iterable
 
     from .connection import Connection, ReceivedClientHello
     from .engines.openssl.context import EngineContext
@@ -355,11 +355,14 @@ class Context:
         *,
         server_hostname: str | None = None,
         client_hello: ReceivedClientHello | None = None,
+        peer_address: Hashable | None = None,
     ) -> Connection:
         """A new association without any I/O, in this context's role; its handshake begins at ``now`` (seconds).
 
         :param server_hostname: for clients: the name to ask for and, with ``check_hostname``, to verify.
         :param client_hello: for servers: a ClientHello that was received already.
+        :param peer_address: for servers: the client must first prove by a cookie that it is there (RFC 6347, 4.2.1).
+            ``None`` if it has, by ``client_hello`` or by other means: else the server can be used to flood others.
         :raises ValueError: for a name that is missing, empty or out of place.
         :raises SSLError: for settings that the engine does not take.
         """
@@ -375,7 +378,12 @@ class Context:
         from .engines.openssl.connection import OpenSSLConnection  # noqa: PLC0415 - the seam: the engine is chosen here
 
         return OpenSSLConnection(
-            self, self._engine(), now, server_hostname=server_hostname, client_hello=client_hello
+            self,
+            self._engine(),
+            now,
+            server_hostname=server_hostname,
+            client_hello=client_hello,
+            peer_address=peer_address,
         )
 
     def wrap_socket(

@@ -3,7 +3,9 @@
 RFC 6347, 4.2.2 to 4.2.4: fragments come in any order, overlap and repeat; messages come in any order too. Nothing
 here is authenticated yet, so everything is bounded: how far ahead a message may be, how long one may be, how many
 bytes and fragments are held. Memory grows with bytes received, never with lengths claimed. Fragments that
-disagree about a message's type or length are kept apart, so that one forged fragment does not spoil the true message.
+disagree about a message's type or length are kept apart, so that one forged fragment does not spoil the true message;
+where there are too many notions of a message, the one that has grown least recently gives way, so that lies which came
+first do not keep the truth out.
 """
 
 from __future__ import annotations
@@ -120,7 +122,8 @@ class Reassembler:
         """Take a fragment in.
 
         Raises :class:`~dtls.wire.WireError`: ``unexpected_message``, ``message_too_long``, ``wild_message_seq``,
-        ``old_message`` (a repeat of one that was given out), ``repeated_fragment``, ``reassembly_full``.
+        ``old_message`` (a repeat of one that was given out), ``repeated_fragment``, ``conflicting_fragments``,
+        ``reassembly_full``.
         """
         limit = self._limits.get(fragment.message_type)
         if limit is None:
@@ -135,12 +138,12 @@ class Reassembler:
         key = (sequence, fragment.message_type, fragment.length)
         partial = self._held.get(key)
         if partial is None:
-            if sum(held[0] == sequence for held in self._held) >= MAX_CANDIDATES:
-                raise WireError("conflicting_fragments")
+            self._make_room_for_another(sequence)
             partial = PartialMessage(fragment.length)
         if not partial.add(fragment.offset, fragment.body):
             raise WireError("repeated_fragment")
-        self._held[key] = partial
+        self._held.pop(key, None)
+        self._held[key] = partial  # the latest to grow stands last
         self._make_room(key)
 
     def next_message(self) -> Message | None:
@@ -152,6 +155,16 @@ class Reassembler:
                 self.next_sequence += 1
                 return message
         return None
+
+    def _make_room_for_another(self, sequence: int) -> None:
+        """Let go of the stalest notion of a message if there are too many; those that are complete stay."""
+        candidates = [key for key in self._held if key[0] == sequence]
+        if len(candidates) < MAX_CANDIDATES:
+            return
+        stalest = next((key for key in candidates if not self._held[key].is_complete), None)
+        if stalest is None:
+            raise WireError("conflicting_fragments")
+        del self._held[stalest]
 
     def _make_room(self, newest: tuple[int, int, int]) -> None:
         """Let go of the messages farthest ahead; what is needed next matters most."""

@@ -122,7 +122,8 @@ class DTLSSocket:
 
     def _begin(self) -> None:
         """Begin the association on the connected socket."""
-        connection = self.context.connection(now(), server_hostname=self.server_hostname)
+        peer = self._sock.getpeername() if self.server_side else None
+        connection = self.context.connection(now(), server_hostname=self.server_hostname, peer_address=peer)
         self._driver = Driver(self._sock, connection, refusals_tolerated=self._refusals_tolerated)
         self._driver.flush()
 
@@ -418,9 +419,9 @@ def wrap_socket(
 ) -> DTLSSocket | DTLSServerSocket:
     """Secure a UDP socket, which is taken over: ``sock`` is detached and must not be used any more.
 
-    A client's socket that is connected begins its handshake at once (and completes it, with
-    ``do_handshake_on_connect`` and unless it is non-blocking); one that is not does so in ``connect()``. A server's
-    socket gives a :class:`~dtls.servers.DTLSServerSocket`, whose ``accept()`` gives one :class:`DTLSSocket` per peer.
+    A connected socket begins its handshake at once (and completes it, with ``do_handshake_on_connect`` and unless it
+    is non-blocking); a client's that is not connected does so in ``connect()``. A server's that is not connected gives
+    a :class:`~dtls.servers.DTLSServerSocket`, whose ``accept()`` gives one :class:`DTLSSocket` per peer.
 
     Raises :exc:`ValueError` for a socket that is not UDP or a context for the other role; and what
     :meth:`DTLSSocket.do_handshake` raises.
@@ -438,8 +439,9 @@ def wrap_socket(
         if server_hostname is not None:
             message = "server_hostname can only be specified in client mode"
             raise ValueError(message)
-        return DTLSServerSocket(_take_over(sock), context)
-    if context.check_hostname and not server_hostname:
+        if not _is_connected(sock):
+            return DTLSServerSocket(_take_over(sock), context)
+    elif context.check_hostname and not server_hostname:
         message = "check_hostname requires server_hostname"
         raise ValueError(message)
     secured = DTLSSocket(
@@ -449,7 +451,7 @@ def wrap_socket(
         do_handshake_on_connect=do_handshake_on_connect,
     )
     try:
-        if _is_connected(secured):
+        if _is_connected(secured._sock):  # noqa: SLF001
             secured._begin()  # noqa: SLF001
             if do_handshake_on_connect and secured.gettimeout() != 0:
                 secured.do_handshake()
@@ -459,7 +461,7 @@ def wrap_socket(
     return secured
 
 
-def _is_connected(sock: DTLSSocket) -> bool:
+def _is_connected(sock: socket.socket) -> bool:
     try:
         sock.getpeername()
     except OSError:

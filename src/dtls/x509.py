@@ -133,7 +133,7 @@ _FORMS: dict[type[x509.GeneralName], Callable[[Any], tuple[str, Any]]] = {
     x509.UniformResourceIdentifier: lambda name: ("URI", name.value),
     x509.DirectoryName: lambda name: ("DirName", _name(name.value)),
     x509.RegisteredID: lambda name: ("Registered ID", name.value.dotted_string),
-    x509.OtherName: lambda name: ("othername", "<unsupported>"),
+    x509.OtherName: lambda _: ("othername", "<unsupported>"),
     x509.IPAddress: _address,
 }
 

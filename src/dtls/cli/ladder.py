@@ -54,7 +54,9 @@ class SeenRecord(NamedTuple):
 def read_datagram_untrusted(sender: Side, datagram: bytes) -> list[SeenRecord]:
     """The records of a datagram. Raises :class:`~dtls.wire.WireError` for what is not DTLS."""
     return [
-        seen for record in split_records_untrusted(datagram) for seen in _read_record_untrusted(sender, record)
+        seen
+        for record in split_records_untrusted(datagram)
+        for seen in _read_record_untrusted(sender, record)
     ]
 
 
@@ -82,9 +84,7 @@ def _read_record_untrusted(sender: Side, record: Record) -> list[SeenRecord]:
                 flight, remark = (3, f"with the cookie, {len(cookie)} bytes") if cookie else (1, "")
             elif fragment.message_type == HandshakeType.HELLO_VERIFY_REQUEST:
                 flight = 2
-            found.append(
-                seen(name, remark, flight, (sender, fragment.message_sequence, fragment.offset))
-            )
+            found.append(seen(name, remark, flight, (sender, fragment.message_sequence, fragment.offset)))
         return found
     if record.content_type == ContentType.CHANGE_CIPHER_SPEC:
         return [seen("ChangeCipherSpec", "", own_flight, (sender, -1, 0))]
@@ -172,6 +172,4 @@ class Ladder:
 
     def _between(self, *pieces: Piece) -> None:
         rest = " " * (self._inner - length(*pieces))
-        self._screen.line(
-            " " * _MARGIN, ("│", "client"), " ", *pieces, rest, " ", ("│", "server")
-        )
+        self._screen.line(" " * _MARGIN, ("│", "client"), " ", *pieces, rest, " ", ("│", "server"))

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from dtls.connection import Connection, ConnectionState, ReceivedClientHello
 from dtls.errors import SSL_ERROR_SSL, MessageTooLarge, SSLError, SSLZeroReturnError
 from dtls.events import AlertReceived, DataReceived, Event, HandshakeCompleted, HandshakeFailed, PeerClosed
+from dtls.cookie import CookieFactory
 from dtls.flights import Packer, ProtectedRecord, SentFlight
+from dtls.gate import Gate
 from dtls.wire import (
     DTLS_1_0,
     DTLS_1_2,
@@ -35,6 +37,8 @@ from .errors import ssl_error
 from .handshake import Handshake, shortest_protected_content
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from dtls.context import Context
 
     from .context import EngineContext
@@ -56,6 +60,7 @@ class OpenSSLConnection(Connection):
         *,
         server_hostname: str | None,
         client_hello: ReceivedClientHello | None,
+        peer_address: Hashable | None,
     ) -> None:
         self.context = context
         self.server_side = engine_context.server_side
@@ -70,6 +75,8 @@ class OpenSSLConnection(Connection):
         self._max_message_size = 0
         self._shortest_content = shortest_protected_content(None)
         self._flight = SentFlight(Packer(context.mtu))
+        self._peer_address = peer_address
+        self._gate: Gate | None = None
         self._handshake: Handshake | None = Handshake(
             context,
             self._ssl,
@@ -85,6 +92,8 @@ class OpenSSLConnection(Connection):
             self._handshake.begin(now)
         elif client_hello is not None:
             self._handshake.begin_with(client_hello, now)
+        elif peer_address is not None:
+            self._gate = Gate(CookieFactory(), self.statistics)
 
     # --- the five verbs ------------------------------------------------------------------------------------------
 
@@ -105,6 +114,8 @@ class OpenSSLConnection(Connection):
                     self._flight.items = []
                     return [DataReceived(bytes(thread_buffer.view[:count]))]
                 return self._after_fruitless_read(count, _APPLICATION_DATA, now)
+        if self._gate is not None:
+            return self._ask_gate(self._gate, datagram, now)
         records, trouble = split_leading_records_untrusted(datagram)
         if trouble is not None:
             self.statistics[f"dropped_{trouble}"] += 1
@@ -195,7 +206,18 @@ class OpenSSLConnection(Connection):
     def verified_chain(self) -> list[bytes]:
         return binding.verified_chain(self._ssl)
 
-    # --- the end of the handshake --------------------------------------------------------------------------------
+    # --- the handshake -------------------------------------------------------------------------------------------
+
+    def _ask_gate(self, gate: Gate, datagram: bytes, now: float) -> list[Event]:
+        """Before the client has proved its address nothing else is looked at."""
+        verdict = gate.judge_untrusted(datagram, self._peer_address, now)
+        if verdict.answer is not None:
+            self._outbox.append(verdict.answer)
+        if verdict.hello is None or self._handshake is None:
+            return []
+        self._gate = None
+        self._handshake.begin_with(verdict.hello, now)
+        return self._conclude_handshake(now)
 
     def _conclude_handshake(self, now: float) -> list[Event]:
         """If the handshake is over, let go of what it held and say how it ended."""
