@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dtls.connection import Connection, ConnectionState
+from dtls.connection import Connection, ConnectionState, ReceivedClientHello
 from dtls.events import DataReceived, HandshakeFailed
+from dtls.reassembly import Message, Reassembler
+from dtls.wire import (
+    Record,
+    build_hello_verify_request,
+    split_fragments_untrusted,
+    split_records_untrusted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,12 +21,16 @@ if TYPE_CHECKING:
     from dtls.events import Event
 
 LATENCY = 0.01
-
-Tap = "Callable[[str, int, bytes], list[bytes]]"
+OTHER = {"client": "server", "server": "client"}
 
 
 class Pair:
-    """A client and a server. ``tap(sender, index, datagram)`` says what arrives in a datagram's place."""
+    """A client and a server.
+
+    ``tap(sender, index, datagram)`` says what arrives in a datagram's place, ``reorder(datagrams)`` in which order
+    those arrive that are sent at a time. With ``cookies``, the server begins with a ClientHello whose cookie was
+    verified; ``sent`` and the indices leave the exchange before that out.
+    """
 
     def __init__(
         self,
@@ -28,11 +39,15 @@ class Pair:
         *,
         server_hostname: str | None = "localhost",
         tap: Callable[[str, int, bytes], list[bytes]] | None = None,
+        reorder: Callable[[list[bytes]], list[bytes]] | None = None,
+        cookies: bool = False,
     ) -> None:
         self.now = 1000.0
         self.client = client.connection(self.now, server_hostname=server_hostname)
-        self.server = server.connection(self.now)
+        hello = hello_with_cookie(self.client, self.now) if cookies else None
+        self.server = server.connection(self.now, client_hello=hello)
         self.tap = tap
+        self.reorder = reorder
         self.sent: list[tuple[str, bytes]] = []
         self.events: dict[str, list[Event]] = {"client": [], "server": []}
         self._counts = {"client": 0, "server": 0}
@@ -43,13 +58,13 @@ class Pair:
 
     def pump(self, name: str) -> None:
         """Put what one end wants to send on the link."""
-        for datagram in self.end(name).datagrams_to_send(self.now):
+        datagrams = self.end(name).datagrams_to_send(self.now)
+        for datagram in self.reorder(datagrams) if self.reorder else datagrams:
             index = self._counts[name]
             self._counts[name] += 1
             self.sent.append((name, datagram))
             arriving = [datagram] if self.tap is None else self.tap(name, index, datagram)
-            receiver = "server" if name == "client" else "client"
-            self._in_flight += [(self.now + LATENCY, receiver, arrival) for arrival in arriving]
+            self._in_flight += [(self.now + LATENCY, OTHER[name], arrival) for arrival in arriving]
 
     def deliver(self, receiver: str, datagram: bytes) -> list[Event]:
         """Hand a datagram over at once."""
@@ -101,8 +116,31 @@ class Pair:
 
     def assert_talks(self) -> None:
         """Messages go both ways."""
-        for name, other in (("client", "server"), ("server", "client")):
+        for name, other in OTHER.items():
             before = len(self.received(other))
             message = f"from the {name}".encode()
             self.send(name, message)
             assert self.received(other)[before:] == [message]
+
+
+def received_client_hello(datagrams: list[bytes]) -> tuple[Message, Record]:
+    """The ClientHello in datagrams of a client, and the record that completed it."""
+    for first in range(6):
+        reassembler = Reassembler(server_side=True, next_sequence=first)
+        for record in (record for datagram in datagrams for record in split_records_untrusted(datagram)):
+            for fragment in split_fragments_untrusted(record.fragment):
+                if fragment.message_sequence == first:
+                    reassembler.add_untrusted(fragment)
+            message = reassembler.next_message()
+            if message is not None:
+                return message, record
+    reason = "there is no ClientHello"
+    raise AssertionError(reason)
+
+
+def hello_with_cookie(client: Connection, now: float) -> ReceivedClientHello:
+    """Ask a client for a cookie, as a server does that keeps no state, and give what it answers."""
+    _, record = received_client_hello(client.datagrams_to_send(now))
+    assert not client.receive_datagram(build_hello_verify_request(b"a cookie" * 4, record.sequence), now)
+    message, record = received_client_hello(client.datagrams_to_send(now))
+    return ReceivedClientHello(message, record.sequence, record.version, cookie_verified=True)

@@ -36,7 +36,8 @@ HEADERS = RECORD_HEADER_LENGTH + HANDSHAKE_HEADER_LENGTH
 
 def message(sequence: int, length: int) -> PlainMessage:
     body = (sequence * 7 + 1).to_bytes(2, "big") * (length // 2 + 1)
-    return PlainMessage(Message(HandshakeType.CERTIFICATE, sequence, body[:length]), DTLS_1_2)
+    kind = HandshakeType.CERTIFICATE if length else HandshakeType.SERVER_HELLO_DONE
+    return PlainMessage(Message(kind, sequence, body[:length]), DTLS_1_2)
 
 
 def finished(length: int = 48) -> ProtectedRecord:
@@ -171,7 +172,7 @@ def test_a_flight_is_repeated_after_twice_as_long_each_time_and_sixty_seconds_at
     assert timer.due is None
     now = 100.0
     timer.start(now)
-    waits = []
+    waits: list[float] = []
     for _ in range(9):
         assert timer.due is not None
         waits.append(timer.due - now)

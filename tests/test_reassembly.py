@@ -197,7 +197,7 @@ def test_lies_in_between_do_not_push_the_true_message_out_while_it_comes() -> No
     held = reassembler()
     for offset in range(0, len(BODY), 256):
         held.add_untrusted(fragment(offset, 256))
-        for number in range(MAX_CANDIDATES - 1):
+        for number in range(20):
             held.add_untrusted(fragment(0, 1, length=3000 + offset + number))
     assert held.next_message() == Message(CERTIFICATE, 0, BODY)
 
@@ -306,3 +306,8 @@ def test_conflicting_messages_that_are_complete_are_not_piled_up() -> None:
     for length in range(MAX_CANDIDATES):
         held.add_untrusted(fragment(0, 99, body=bytes(length + 1), sequence=1))
     assert reason(held, fragment(0, 1, sequence=1)) == "conflicting_fragments"
+
+
+def test_a_message_that_cannot_be_empty_is_refused_if_it_is() -> None:
+    held = reassembler()
+    assert reason(held, fragment(0, 0, body=b"")) == "empty_message"

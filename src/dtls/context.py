@@ -202,8 +202,7 @@ class Context:
         if cafile is not None:
             self._trust(credentials.load_anchors(cafile))
         if cadata is not None:
-            data = cadata.encode("ascii") if isinstance(cadata, str) else bytes(cadata)
-            self._trust(credentials.load_anchors(data))
+            self._trust(credentials.load_anchors(_certificate_data(cadata)))
         if capath is not None:
             self._trusted_directories.append(credentials.existing_directory(capath))
             self._changed()
@@ -372,6 +371,9 @@ class Context:
         if server_hostname is not None and (not server_hostname or server_hostname.startswith(".")):
             message = "server_hostname cannot be an empty string or start with a leading dot."
             raise ValueError(message)
+        if server_hostname is not None and "\0" in server_hostname:
+            message = "server_hostname cannot contain a null character"
+            raise ValueError(message)
         if self._check_hostname and not self.server_side and server_hostname is None:
             message = "check_hostname requires server_hostname"
             raise ValueError(message)
@@ -417,6 +419,15 @@ class Context:
     def _changed(self) -> None:
         with self._lock:
             self._engine_context = None
+
+
+def _certificate_data(cadata: str | bytes) -> bytes:
+    if isinstance(cadata, str) and cadata.isascii():
+        return cadata.encode()
+    if isinstance(cadata, (bytes, bytearray, memoryview)):
+        return bytes(cadata)
+    message = "cadata should be an ASCII string or a bytes-like object"
+    raise TypeError(message)
 
 
 def _positive_seconds(name: str, value: float) -> float:

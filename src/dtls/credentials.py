@@ -159,6 +159,9 @@ def _decrypt(load: Any, data: bytes, password: Password | None) -> PrivateKeyTyp
     secret = password() if callable(password) else password
     if isinstance(secret, str):
         secret = secret.encode()
+    if not isinstance(secret, (bytes, bytearray)):
+        message = "a password must be a string, bytes, or a callable that returns one of them"
+        raise TypeError(message)
     return cast("PrivateKeyTypes", load(data, bytes(secret)))
 
 
@@ -174,9 +177,9 @@ def _parse(der: bytes, place: str) -> x509.Certificate:
 
 
 def certificates_in(data: bytes) -> list[bytes]:
-    """The DERs in PEM data, in order; DER data itself if it is not PEM; empty if there is none."""
+    """The DERs in PEM data, or in DER data one after another, in order; empty if there is none."""
     if _PEM_MARK not in data:
-        return [data] if data[:1] == b"\x30" else []
+        return _split_der(data)
     ders = []
     for match in _PEM_CERTIFICATE.finditer(data):
         try:
@@ -184,6 +187,23 @@ def certificates_in(data: bytes) -> list[bytes]:
         except binascii.Error:
             message = "a certificate in the PEM data is not base64"
             raise _error(message, "BAD_BASE64_DECODE", "PEM") from None
+    return ders
+
+
+def _split_der(data: bytes) -> list[bytes]:
+    """The ASN.1 sequences that stand one after another; what is left of the data goes with the last."""
+    ders = []
+    while data[:1] == b"\x30":
+        length = int.from_bytes(data[1:2], "big")
+        header = 2
+        if length & 0x80:  # so many bytes of length follow
+            header += length & 0x7F
+            length = int.from_bytes(data[2:header], "big")
+        end = header + length
+        if data[end : end + 1] != b"\x30":
+            end = len(data)
+        ders.append(data[:end])
+        data = data[end:]
     return ders
 
 
@@ -214,27 +234,32 @@ class SystemTrust(NamedTuple):
 def load_system_trust() -> SystemTrust:
     """What this system trusts, found as the ``ssl`` module finds it, or else where systems usually keep it.
 
-    ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` in the environment count. Certificates that cannot be read are left out.
+    Where ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` is in the environment, that counts and nothing else: a path that leads
+    nowhere trusts nobody. Certificates that cannot be read are left out.
     """
     if sys.platform == "win32":
         return SystemTrust(_windows_anchors(), [])
     cafile = os.environ.get("SSL_CERT_FILE")
     capath = os.environ.get("SSL_CERT_DIR")
     if cafile is None and capath is None:
-        try:
-            import ssl  # noqa: PLC0415 - a Python without it is supported
-        except ImportError:
-            pass
-        else:
-            paths = ssl.get_default_verify_paths()
-            cafile, capath = paths.cafile, paths.capath
-    if not (cafile and Path(cafile).is_file()) and not (capath and Path(capath).is_dir()):
-        cafile = next((path for path in SYSTEM_BUNDLES if Path(path).is_file()), None)
-        capath = None
+        cafile, capath = _system_paths()
     certificates: list[bytes] = []
     if cafile and Path(cafile).is_file():
         certificates += _readable(certificates_in(Path(cafile).read_bytes()))
     return SystemTrust(certificates, [capath] if capath and Path(capath).is_dir() else [])
+
+
+def _system_paths() -> tuple[str | None, str | None]:
+    """The system's file and directory of trust anchors, where nobody has named others."""
+    try:
+        import ssl  # noqa: PLC0415 - a Python without it is supported
+    except ImportError:
+        pass
+    else:
+        paths = ssl.get_default_verify_paths()
+        if paths.cafile or paths.capath:  # they exist
+            return paths.cafile, paths.capath
+    return next((path for path in SYSTEM_BUNDLES if Path(path).is_file()), None), None
 
 
 def _windows_anchors() -> list[bytes]:

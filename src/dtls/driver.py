@@ -29,7 +29,7 @@ from .errors import (
     SSLZeroReturnError,
 )
 from .events import AlertReceived, DataReceived, Event, HandshakeFailed
-from .gate import is_plaintext
+from .gate import begins_client_hello
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,8 +72,9 @@ class Driver:
     """Runs ``connection`` on ``sock``, which must be connected to the peer and is made non-blocking.
 
     :param peer: the peer's address if datagrams of others may still arrive on ``sock``.
-    :param divert: takes datagrams that may not be for this association: a stranger's, and plaintext of the peer, which
-        may begin anew. Called with the lock held; gives back through :meth:`deliver` what was for us after all.
+    :param divert: takes datagrams that may not be for this association: a stranger's, and ClientHellos of the peer,
+        which may begin anew. Called without the lock; gives back through :meth:`deliver` what was for us after all.
+    :param keeps_plaintext: only strangers' datagrams are diverted: the handshake itself is run here.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Driver:
         peer: Any = None,
         divert: Callable[[bytes, Any], None] | None = None,
         refusals_tolerated: int = REFUSALS_TOLERATED,
+        keeps_plaintext: bool = False,
     ) -> None:
         sock.setblocking(False)
         self.sock = sock
@@ -94,13 +96,18 @@ class Driver:
         """What ended the association, if it did not end by close_notify."""
         self._peer = peer
         self._divert = divert
+        self._keeps_plaintext = keeps_plaintext
         self.shares = False
         """Whether ``divert`` gets a copy of everything, since the peer is in a new handshake."""
         self._refusals_tolerated = refusals_tolerated
         self._refusals = 0
         self._unsent: deque[bytes] = deque()
+        self._diverted: deque[tuple[bytes, Any]] = deque()
         self._lock = threading.RLock()
         self._closed = False
+        self._owns_socket = True
+        self._waiting = 0
+        """How many threads wait for the socket; the last to wake closes it if it is to be closed."""
 
     # --- what callers do -----------------------------------------------------------------------------------------
 
@@ -108,10 +115,10 @@ class Driver:
         """Complete the handshake. Raises its error, :class:`SSLWantReadError` or :class:`SSLTimeoutError`."""
         deadline = _deadline(timeout)
         while True:
+            self.advance()
             with self._lock:
-                self.advance()
                 if self.error is not None:
-                    raise self.error
+                    raise self.error.with_traceback(None)
                 if self.connection.state is not ConnectionState.HANDSHAKING:
                     if self._closed:
                         raise SSLZeroReturnError
@@ -124,11 +131,19 @@ class Driver:
         while True:
             with self._lock:
                 if not self.messages:
-                    self.advance(messages=1)
-                if self.messages:
-                    return self.messages.popleft()
-                if self._is_over():
-                    return None
+                    self._advance(messages=1)
+                if not self._diverted:
+                    if self.messages:
+                        return self.messages.popleft()
+                    if self._is_over():
+                        return None
+            if self._diverted:
+                self._hand_on()
+                with self._lock:
+                    if self.messages:
+                        return self.messages.popleft()
+                    if self._is_over():
+                        return None
             if deadline is None:
                 deadline = _deadline(timeout)
             self._wait(deadline, timeout, "no message came in time")
@@ -146,7 +161,7 @@ class Driver:
                 if self._unsent:
                     self._send_unsent()
                 if self.error is not None:
-                    raise self.error
+                    raise self.error.with_traceback(None)
                 if not self._unsent:
                     self.connection.send(message, now())
                     try:
@@ -158,7 +173,7 @@ class Driver:
                 raise SSLWantWriteError
             if deadline is None:
                 deadline = _deadline(timeout)
-            wait_until_ready(self.sock.fileno(), writable=True, until=deadline)
+            self._wait_until_ready(writable=True, until=deadline)
             if now() >= deadline:
                 message_text = "the socket's send buffer did not empty in time"
                 raise SSLTimeoutError(message_text)
@@ -166,22 +181,24 @@ class Driver:
     def close_notify(self, timeout: float | None, *, patience: float) -> bool:
         """Say close_notify and wait for the peer's, ``patience`` seconds at most; whether it came.
 
-        Raises :class:`SSLWantReadError` if ``timeout`` is 0 and it has not come yet.
+        Raises :class:`SSLWantReadError` if ``timeout`` is 0 and it has not come yet; what else ended the association.
         """
         with self._lock:
             self.connection.close(now())
-            self._flush()
+            self._flush_quietly()
         deadline = now() + (patience if timeout is None else min(timeout, patience))
         while True:
+            self.advance()
             with self._lock:
-                self.advance()
-                if self.connection.state is not ConnectionState.CLOSING:
+                if self.error is not None:
+                    raise self.error.with_traceback(None)
+                if self._closed or self.connection.state is not ConnectionState.CLOSING:
                     return self.connection.state is ConnectionState.CLOSED
             if timeout == 0:
                 raise SSLWantReadError
             if now() >= deadline:
                 return False
-            wait_until_ready(self.sock.fileno(), writable=False, until=deadline)
+            self._wait_until_ready(writable=False, until=deadline)
 
     def seconds_to_timeout(self) -> float | None:
         """Seconds until something is to be repeated or given up; ``None`` if nothing is."""
@@ -202,12 +219,14 @@ class Driver:
                 self.statistics["close_notify_lost"] += 1
             with contextlib.suppress(OSError):  # it may have lost its peer
                 self.sock.shutdown(socket.SHUT_RDWR)  # wakes threads that wait on it
-            self.sock.close()
+            if not self._waiting:
+                self.sock.close()
 
     def detach(self) -> socket.socket:
         """Give the kernel's socket away; nothing is said to the peer."""
         with self._lock:
             self._closed = True
+            self._owns_socket = False
             return self.sock
 
     def abandon(self, error: SSLError) -> list[bytes]:
@@ -215,7 +234,7 @@ class Driver:
         with self._lock:
             if self.error is None:
                 self.error = error
-            return [] if self._closed else replace_by_dead_end(self.sock)
+            return [] if self._closed else lead_nowhere(self.sock)
 
     # --- datagrams -----------------------------------------------------------------------------------------------
 
@@ -223,13 +242,16 @@ class Driver:
         """Without waiting: timers that are due, what has arrived, what is to be sent.
 
         ``messages`` stops reading when so many messages are there; 0 reads what there is while the state lasts.
+        Not to be called with the lock held: what is diverted goes to a server, which has a lock of its own.
         """
+        self._advance(messages)
+        self._hand_on()
+
+    def _advance(self, messages: int = 0) -> None:
         with self._lock:
             connection = self.connection
-            at = connection.next_timeout()
-            if at is not None and at <= now():
-                self._note(connection.handle_timeout(now()))
-                self._flush_quietly()
+            if connection.next_timeout() is not None:
+                self.handle_timeout()
             before = connection.state
             for _ in range(MAX_READS):
                 if self._closed or self.error is not None:
@@ -240,14 +262,34 @@ class Driver:
                 self.deliver(datagram)
                 if (messages and len(self.messages) >= messages) or connection.state is not before:
                     break
+            if self._unsent:
+                self._flush_quietly()
+
+    def handle_timeout(self) -> bool:
+        """Repeat or give up what is due, without reading anything; whether something was due."""
+        with self._lock:
+            at = self.connection.next_timeout()
+            if at is None or at > now():
+                return False
+            self._note(self.connection.handle_timeout(now()))
             self._flush_quietly()
+            return True
 
     def deliver(self, datagram: bytes) -> None:
         """Take in a datagram of the peer, however it came here."""
         with self._lock:
             self._refusals = 0
-            self._note(self.connection.receive_datagram(datagram, now()))
-            self._flush_quietly()
+            events = self.connection.receive_datagram(datagram, now())
+            if len(events) == 1 and type(events[0]) is DataReceived:
+                self.messages.append(events[0].data)  # the common case, which asks for no answer
+            else:
+                self._note(events)
+                self._flush_quietly()
+
+    def note(self, events: list[Event]) -> None:
+        """Take in what happened on the connection while somebody else drove it."""
+        with self._lock:
+            self._note(events)
 
     def flush(self) -> None:
         """Send what waits to be sent."""
@@ -269,7 +311,7 @@ class Driver:
             except OSError as error:
                 if error.errno not in _LOST_ON_THE_WAY and error.errno != errno.ECONNRESET:
                     raise
-                self.statistics[f"socket_{errno.errorcode[error.errno].lower()}"] += 1
+                self._count(error)
             else:
                 if not self._is_ours(datagram, address):
                     continue
@@ -279,12 +321,23 @@ class Driver:
         if not same_address(address, self._peer):
             self.statistics["strangers_datagrams"] += 1
             if self._divert is not None:
-                self._divert(datagram, address)
+                self._diverted.append((datagram, address))
             return False
-        if self._divert is not None and (self.shares or is_plaintext(datagram)):
-            self._divert(datagram, self._peer)
+        if self._divert is None or self._keeps_plaintext:
+            return True
+        if self.shares or begins_client_hello(datagram):
+            self._diverted.append((datagram, self._peer))
             return False
         return True
+
+    def _hand_on(self) -> None:
+        """Let the server have what was diverted, without the lock: the server takes its own, and then perhaps ours."""
+        while self._diverted and self._divert is not None:
+            try:
+                datagram, address = self._diverted.popleft()
+            except IndexError:  # another thread was faster
+                return
+            self._divert(datagram, address)
 
     def _note(self, events: list[Event]) -> None:
         for event in events:
@@ -308,14 +361,20 @@ class Driver:
 
     def _flush_quietly(self) -> None:
         """As far as the socket lets us; what is lost is repeated by its timer."""
+        self._send_unsent()
         try:
-            self._send_unsent()
             self._flush()
         except OSError as error:
-            self.statistics[f"socket_{errno.errorcode.get(error.errno or 0, 'error').lower()}"] += 1
+            self._count(error)
 
     def _send_unsent(self) -> None:
-        while self._unsent and self._transmit(self._unsent[0]):
+        """What waited for room goes out; if the kernel refuses it now, it is lost as any datagram may be."""
+        while self._unsent:
+            try:
+                if not self._transmit(self._unsent[0]):
+                    return
+            except OSError as error:
+                self._count(error)
             self._unsent.popleft()
 
     def _send_or_keep(self, datagram: bytes) -> None:
@@ -342,9 +401,12 @@ class Driver:
                     or self.connection.state is ConnectionState.ESTABLISHED
                 ):
                     raise
-                self.statistics[f"socket_{errno.errorcode[error.errno].lower()}"] += 1
+                self._count(error)
             return True
         return True
+
+    def _count(self, error: OSError) -> None:
+        self.statistics[f"socket_{errno.errorcode.get(error.errno or 0, 'error').lower()}"] += 1
 
     # --- waiting -------------------------------------------------------------------------------------------------
 
@@ -354,13 +416,29 @@ class Driver:
         if now() >= deadline:
             text = f"{complaint} ({timeout:g} s)"
             raise SSLTimeoutError(text)
-        at = self.connection.next_timeout()
-        until = deadline if at is None else min(deadline, at)
-        wait_until_ready(self.sock.fileno(), writable=bool(self._unsent), until=until)
+        with self._lock:
+            at = self.connection.next_timeout()
+            writable = bool(self._unsent)
+        self._wait_until_ready(writable=writable, until=deadline if at is None else min(deadline, at))
+
+    def _wait_until_ready(self, *, writable: bool, until: float) -> None:
+        """Wait outside the lock. Until the last thread has stopped waiting, nobody else gets the descriptor's number."""
+        with self._lock:
+            if self._closed:
+                return
+            self._waiting += 1
+            descriptor = self.sock.fileno()
+        try:
+            wait_until_ready(descriptor, writable=writable, until=until)
+        finally:
+            with self._lock:
+                self._waiting -= 1
+                if self._closed and self._owns_socket and not self._waiting:
+                    self.sock.close()
 
     def _is_over(self) -> bool:
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)
         return self._closed or self.connection.state in (ConnectionState.CLOSED, ConnectionState.CLOSING)
 
     def _send_error(self, error: OSError, length: int) -> OSError:
@@ -370,22 +448,25 @@ class Driver:
         return MessageTooLarge(text, limit=min(self.connection.max_message_size, length - 1))
 
 
-def replace_by_dead_end(sock: socket.socket) -> list[bytes]:
-    """Take a connected socket's datagrams and its place: the descriptor stays, readable for ever, and leads nowhere.
+def lead_nowhere(sock: socket.socket) -> list[bytes]:
+    """Take a connected socket's datagrams and its peer away: it is readable for ever, and nothing arrives any more.
 
-    The descriptor is not closed, since another thread may be about to wait on it and its number may soon be
-    somebody else's.
+    It is not closed, since another thread may be about to wait on the descriptor, and its number may soon be somebody
+    else's; and it stays the same open file, or an ``epoll`` that watches it would forget it without a word.
     """
     left: list[bytes] = []
     with contextlib.suppress(OSError):  # nothing left
         while len(left) < MAX_READS:
             left.append(sock.recv(LARGEST_DATAGRAM))
     with contextlib.suppress(OSError):  # it may have lost its peer; then nobody waits for datagrams of it
-        sock.shutdown(socket.SHUT_RDWR)  # wakes those who wait on it already
-    dead, other = socket.socketpair()
-    other.close()
-    with dead:
-        os.dup2(dead.fileno(), sock.fileno(), inheritable=False)
+        sock.shutdown(socket.SHUT_RDWR)  # wakes those who wait on it already, and all who will
+    try:
+        sock.connect(sock.getsockname())  # nobody but itself
+    except OSError:  # pragma: no cover - systems that do not connect a socket once it is shut down
+        dead, other = socket.socketpair()
+        other.close()
+        with dead:
+            os.dup2(dead.fileno(), sock.fileno(), inheritable=False)
     return left
 
 

@@ -4,8 +4,8 @@ RFC 6347, 4.2.2 to 4.2.4: fragments come in any order, overlap and repeat; messa
 here is authenticated yet, so everything is bounded: how far ahead a message may be, how long one may be, how many
 bytes and fragments are held. Memory grows with bytes received, never with lengths claimed. Fragments that
 disagree about a message's type or length are kept apart, so that one forged fragment does not spoil the true message;
-where there are too many notions of a message, the one that has grown least recently gives way, so that lies which came
-first do not keep the truth out.
+where there are too many notions of a message, the one of which least has come gives way to a new one, so that lies
+neither keep the truth out nor push it out cheaply.
 """
 
 from __future__ import annotations
@@ -121,15 +121,17 @@ class Reassembler:
     def add_untrusted(self, fragment: HandshakeFragment) -> None:
         """Take a fragment in.
 
-        Raises :class:`~dtls.wire.WireError`: ``unexpected_message``, ``message_too_long``, ``wild_message_seq``,
-        ``old_message`` (a repeat of one that was given out), ``repeated_fragment``, ``conflicting_fragments``,
-        ``reassembly_full``.
+        Raises :class:`~dtls.wire.WireError`: ``unexpected_message``, ``message_too_long``, ``empty_message``,
+        ``wild_message_seq``, ``old_message`` (a repeat of one that was given out), ``repeated_fragment``,
+        ``conflicting_fragments``, ``reassembly_full``.
         """
         limit = self._limits.get(fragment.message_type)
         if limit is None:
             raise WireError("unexpected_message")
         if fragment.length > limit:
             raise WireError("message_too_long")
+        if limit and not fragment.length:
+            raise WireError("empty_message")
         sequence = fragment.message_sequence
         if sequence < self.next_sequence:
             raise WireError("old_message")
@@ -142,8 +144,7 @@ class Reassembler:
             partial = PartialMessage(fragment.length)
         if not partial.add(fragment.offset, fragment.body):
             raise WireError("repeated_fragment")
-        self._held.pop(key, None)
-        self._held[key] = partial  # the latest to grow stands last
+        self._held[key] = partial
         self._make_room(key)
 
     def next_message(self) -> Message | None:
@@ -157,14 +158,14 @@ class Reassembler:
         return None
 
     def _make_room_for_another(self, sequence: int) -> None:
-        """Let go of the stalest notion of a message if there are too many; those that are complete stay."""
+        """Let go of the smallest notion of a message if there are too many; those that are complete stay."""
         candidates = [key for key in self._held if key[0] == sequence]
         if len(candidates) < MAX_CANDIDATES:
             return
-        stalest = next((key for key in candidates if not self._held[key].is_complete), None)
-        if stalest is None:
+        partial = [key for key in candidates if not self._held[key].is_complete]
+        if not partial:
             raise WireError("conflicting_fragments")
-        del self._held[stalest]
+        del self._held[min(partial, key=lambda key: self._held[key].held_bytes)]
 
     def _make_room(self, newest: tuple[int, int, int]) -> None:
         """Let go of the messages farthest ahead; what is needed next matters most."""

@@ -23,9 +23,9 @@ from .driver import now
 from .endpoint import Endpoint
 from .errors import SSLTimeoutError, SSLWantReadError
 from .events import HandshakeCompleted, HandshakeFailed
-from .gate import begins_client_hello, is_plaintext
+from .gate import begins_client_hello
 from .sockets import DTLSSocket
-from .udp import MAX_STRAYS, Listener, Origin, Waker
+from .udp import Listener, Origin, Waker
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -89,10 +89,14 @@ class DTLSServerSocket:
         while True:
             with self._lock:
                 self._check_open()
+                self._waker.clear()
                 if not self._completed:
                     self._advance()
                 if self._completed:
-                    return self._completed.popleft()
+                    peer = self._completed.popleft()
+                    if self._completed:
+                        self._waker.wake()  # there is something to do for the next one who calls
+                    return peer
                 until = min(deadline, self._next_timeout())
             if self._timeout == 0:
                 message = "no peer has completed its handshake (non-blocking)"
@@ -133,6 +137,8 @@ class DTLSServerSocket:
             for waiting, _ in self._completed:
                 waiting.close()
             self._completed.clear()
+            for accepted in self._accepted.values():
+                accepted._share_datagrams(False)  # noqa: SLF001 - sockets and servers are one interface in two files
             self._endpoint.close_all(now())
             self._flush()
             self._waker.close()
@@ -213,8 +219,6 @@ class DTLSServerSocket:
         if self._next_timeout() <= now():
             self._note(self._endpoint.handle_timeout(now()))
             self._flush()
-        while self._strays:
-            self._receive(*self._strays.popleft())
         for _ in range(MAX_READS):
             if self._closed or len(self._completed) >= self.backlog:
                 break
@@ -224,65 +228,76 @@ class DTLSServerSocket:
             self._receive(*arrival)
 
     def _receive(self, datagram: bytes, origin: Origin) -> None:
+        """Take in a datagram, and those that a new socket was found to hold because of it."""
+        self._receive_one(datagram, origin)
+        while self._strays:
+            self._receive_one(*self._strays.popleft())
+
+    def _receive_one(self, datagram: bytes, origin: Origin) -> None:
         accepted = self._accepted.get(origin)
-        if accepted is not None and not begins_client_hello(datagram):
-            handshaking = self._endpoint.is_handshaking(origin)
-            if not handshaking or not is_plaintext(datagram):
-                # It came before the peer's own socket was connected, or was handed on by it.
-                accepted._deliver(datagram)  # noqa: SLF001 - sockets and servers are one interface in two files
-            if not handshaking:
-                return
-        self._note(self._endpoint.receive_datagram(datagram, origin, now()))
-        self._flush()
-        if accepted is not None:
-            accepted._share_datagrams(self._endpoint.is_handshaking(origin))  # noqa: SLF001
+        hello = begins_client_hello(datagram)
+        if accepted is not None and not hello:
+            # It came before the peer's own socket was connected, or was handed on by it. While a new handshake is
+            # under way it may be for either; neither minds the other's.
+            accepted._deliver(datagram)  # noqa: SLF001
+        if hello or accepted is None or self._endpoint.is_handshaking(origin):
+            self._note(self._endpoint.receive_datagram(datagram, origin, now()))
+            self._flush()
+            if accepted is not None:
+                accepted._share_datagrams(self._endpoint.is_handshaking(origin))  # noqa: SLF001
 
     def _flush(self) -> None:
         for origin, datagram in self._endpoint.datagrams_to_send(now()):
             self._listener.send(datagram, cast("Origin", origin))
 
     def _take_stray(self, datagram: bytes, origin: Origin) -> None:
-        """A datagram that arrived at an accepted socket, whose lock is held, and may not be for its association.
+        """A datagram that arrived at an accepted socket and may not be for its association.
 
-        Whoever holds our lock may be waiting for that socket's: so it is tried, never waited for.
+        Called by whoever read it, without that socket's lock: that one is taken with ours held, never before it.
         """
-        if len(self._strays) >= MAX_STRAYS:
-            self._listener.statistics["dropped_strays"] += 1
-            return
-        self._strays.append((datagram, origin))
-        if self._lock.acquire(blocking=False):
-            try:
-                while self._strays and not self._closed:
-                    self._receive(*self._strays.popleft())
-            finally:
-                self._lock.release()
-        self._waker.wake()
+        with self._lock:
+            if not self._closed:
+                self._receive(datagram, origin)
+                # Somebody may be there to be accepted now, or a timer be due earlier.
+                self._waker.wake()
+            elif not begins_client_hello(datagram) and (accepted := self._accepted.get(origin)) is not None:
+                accepted._deliver(datagram)  # noqa: SLF001
 
     def _note(self, events: list[EndpointEvent]) -> None:
+        handed_over: dict[Association, DTLSSocket | None] = {}
         for association, event in events:
+            origin = cast("Origin", association.address)
             if isinstance(event, HandshakeCompleted):
-                self._hand_over(association)
+                handed_over[association] = self._hand_over(association)
             elif isinstance(event, HandshakeFailed):
-                logger.info(
-                    "handshake with %s failed: %s", cast("Origin", association.address).address, event.error
-                )
+                logger.info("handshake with %s failed: %s", origin.address, event.error)
+                standing = self._accepted.get(origin)
+                if standing is not None:
+                    standing._share_datagrams(False)  # noqa: SLF001
+            elif (accepted := handed_over.get(association)) is not None:
+                # Messages that overtook the end of the handshake.
+                accepted._note(event)  # noqa: SLF001
 
-    def _hand_over(self, association: Association) -> None:
+    def _hand_over(self, association: Association) -> DTLSSocket | None:
         """Give a new association a socket of its own; only then our last flight may tell the peer that it stands."""
         origin = cast("Origin", association.address)
         left: list[bytes] = []
-        replaced = self._accepted.pop(origin, None)
-        if replaced is not None:
-            self._endpoint.statistics["associations_replaced"] += 1
-            left = replaced._replace()
+        sock: socket.socket | None = None
         try:
-            sock, strays = self._listener.branch(origin)
+            sock = self._listener.new_socket()
+            replaced = self._accepted.pop(origin, None)
+            if replaced is not None and replaced.fileno() >= 0:
+                self._endpoint.statistics["associations_replaced"] += 1
+                left = replaced._replace()  # noqa: SLF001
+            strays = self._listener.branch(sock, origin)
         except OSError as error:
             # No descriptor is left, say. The close_notify tells the peer.
+            if sock is not None:
+                sock.close()
             logger.warning("no socket for the peer at %s: %s", origin.address, error)
             self._endpoint.statistics["peer_sockets_failed"] += 1
             self._endpoint.close(association, now())
-            return
+            return None
         connection = self._endpoint.release(association)
 
         def divert(datagram: bytes, address: Any) -> None:
@@ -293,6 +308,7 @@ class DTLSServerSocket:
         self._completed.append((accepted, origin.address))
         self._strays.extend((datagram, origin) for datagram in left)
         self._strays.extend((datagram, Origin(address, origin.local)) for datagram, address in strays)
+        return accepted
 
 
 def create_server(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from .connection import Connection
     from .context import Context
+    from .events import Event
     from .servers import DTLSServerSocket
 
 SHUTDOWN_PATIENCE = 2.0
@@ -303,6 +304,11 @@ class DTLSSocket:
 
     # --- for the server that it was accepted from ----------------------------------------------------------------
 
+    def _note(self, event: Event) -> None:
+        """Take in what happened on the connection before it was ours."""
+        if self._driver is not None:
+            self._driver.note([event])
+
     def _deliver(self, datagram: bytes) -> None:
         """Take in a datagram of the peer that arrived elsewhere."""
         if self._driver is not None:
@@ -321,7 +327,7 @@ class DTLSSocket:
 
     def fileno(self) -> int:
         """The descriptor; -1 when closed."""
-        return self._sock.fileno()
+        return -1 if self._closed else self._sock.fileno()
 
     def gettimeout(self) -> float | None:
         """Seconds that an operation may take; ``None`` for no limit, 0 for non-blocking."""
@@ -440,7 +446,12 @@ def wrap_socket(
             message = "server_hostname can only be specified in client mode"
             raise ValueError(message)
         if not _is_connected(sock):
-            return DTLSServerSocket(_take_over(sock), context)
+            taken = _take_over(sock)
+            try:
+                return DTLSServerSocket(taken, context)
+            except BaseException:
+                taken.close()
+                raise
     elif context.check_hostname and not server_hostname:
         message = "check_hostname requires server_hostname"
         raise ValueError(message)

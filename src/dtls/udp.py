@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import sys
+import threading
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -84,11 +85,8 @@ class Listener:
         except OSError as error:
             self._count(error)
 
-    def branch(self, origin: Origin) -> tuple[socket.socket, list[tuple[bytes, Any]]]:
-        """A socket on the same address, connected to the peer, and what came to it before it was connected.
-
-        Raises :exc:`OSError` if there are no descriptors left.
-        """
+    def new_socket(self) -> socket.socket:
+        """A socket that may be bound to the same address. Raises :exc:`OSError` if no descriptor is left."""
         sock = socket.socket(self.sock.family, socket.SOCK_DGRAM, self.sock.proto)
         try:
             sock.setblocking(False)
@@ -96,12 +94,16 @@ class Listener:
             if sock.family == socket.AF_INET6:
                 only = self.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
-            sock.bind(self._address_for(origin))
-            sock.connect(origin.address)
-            return sock, self._strays(sock)
         except BaseException:
             sock.close()
             raise
+        return sock
+
+    def branch(self, sock: socket.socket, origin: Origin) -> list[tuple[bytes, Any]]:
+        """Bind a :meth:`new_socket` to our address and connect it to the peer; what came to it before that."""
+        sock.bind(self._address_for(origin))
+        sock.connect(origin.address)
+        return self._strays(sock)
 
     def _address_for(self, origin: Origin) -> Any:
         own = self.sock.getsockname()
@@ -160,44 +162,70 @@ class Waker:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
+        self._lock = threading.Lock()
+        self._closing = False
+        self._waiting = 0
+        self._woken = False
         self._joined: select.epoll | None = None
-        if hasattr(select, "epoll"):
-            self._joined = select.epoll()
-            self._joined.register(sock.fileno(), select.EPOLLIN)
-            self._joined.register(self._reader.fileno(), select.EPOLLIN)
+        self._reader, self._writer = socket.socketpair()
+        try:
+            self._reader.setblocking(False)
+            self._writer.setblocking(False)
+            if hasattr(select, "epoll"):
+                self._joined = select.epoll()
+                self._joined.register(sock.fileno(), select.EPOLLIN)
+                self._joined.register(self._reader.fileno(), select.EPOLLIN)
+        except BaseException:
+            self.close()
+            raise
 
     def fileno(self) -> int:
         """A descriptor to wait on; -1 when closed."""
-        if self._joined is None:
-            return self._sock.fileno()
-        return -1 if self._joined.closed else self._joined.fileno()
+        if self._closing:
+            return -1
+        return self._sock.fileno() if self._joined is None else self._joined.fileno()
 
     def wake(self) -> None:
         """Make whoever waits look again."""
         with contextlib.suppress(OSError):  # it is full of wake-ups, or closed
             self._writer.send(b"\0")
+        self._woken = True
 
     def wait(self, until: float) -> None:
         """Wait until the socket is readable, somebody wakes us, or the time ``until`` has come."""
-        if self._joined is not None:
-            wait_until_ready(self._joined.fileno(), writable=False, until=until)
-        else:  # pragma: no cover - elsewhere wake-ups are noticed within a quarter of a second
-            wait_until_ready(self._sock.fileno(), writable=False, until=min(until, now() + 0.25))
-        self.clear()
+        with self._lock:
+            if self._closing:
+                return
+            self._waiting += 1
+            descriptor = self.fileno()
+        if (
+            self._joined is None
+        ):  # pragma: no cover - elsewhere wake-ups are noticed within a quarter of a second
+            until = min(until, now() + 0.25)
+        try:
+            wait_until_ready(descriptor, writable=False, until=until)
+        finally:
+            with self._lock:
+                self._waiting -= 1
+                self._release_if_done()
 
     def clear(self) -> None:
-        """Forget the wake-ups."""
-        with contextlib.suppress(OSError):  # nothing left
-            while self._reader.recv(4096):
-                pass
+        """Forget the wake-ups; to be called before looking, so that what comes later wakes again."""
+        if self._woken:
+            self._woken = False
+            with contextlib.suppress(OSError):  # nothing left
+                while self._reader.recv(4096):
+                    pass
 
     def close(self) -> None:
-        """Wake everybody and let go of the descriptors."""
-        self.wake()
-        if self._joined is not None:
-            self._joined.close()
-        self._writer.close()
-        self._reader.close()
+        """Wake everybody for good; the descriptors go when nobody waits on them any more."""
+        with self._lock:
+            self._closing = True
+            self._writer.close()  # the end of its stream cannot be cleared away by the first who wakes
+            self._release_if_done()
+
+    def _release_if_done(self) -> None:
+        if self._closing and not self._waiting:
+            if self._joined is not None:
+                self._joined.close()
+            self._reader.close()

@@ -74,7 +74,11 @@ SSL_ERROR_ZERO_RETURN: int = lib.SSL_ERROR_ZERO_RETURN
 
 _X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS = 0x4
 _X509_CHECK_FLAG_NEVER_CHECK_SUBJECT = 0x20
+_X509_V_OK = 0
 _BUFFER_LENGTH = 2**16
+# Not bound, and the same in every version. With encrypt-then-MAC (RFC 7366), OpenSSL's DTLS ends an association at one
+# forged record under a CBC suite instead of dropping it; without, it drops it.
+_SSL_OP_NO_ENCRYPT_THEN_MAC = 1 << 19
 
 
 class Buffer(threading.local):
@@ -178,7 +182,8 @@ def new_context(*, server_side: bool) -> Handle:
         | lib.SSL_OP_NO_RENEGOTIATION
         | lib.SSL_OP_NO_TICKET
         | lib.SSL_OP_NO_QUERY_MTU
-        | lib.SSL_OP_CIPHER_SERVER_PREFERENCE,
+        | lib.SSL_OP_CIPHER_SERVER_PREFERENCE
+        | _SSL_OP_NO_ENCRYPT_THEN_MAC,
     )
     lib.SSL_CTX_set_mode(context, lib.SSL_MODE_RELEASE_BUFFERS)
     lib.SSL_CTX_set_session_cache_mode(context, lib.SSL_SESS_CACHE_OFF)
@@ -399,11 +404,11 @@ def current_cipher(ssl: Handle) -> tuple[str, str, int] | None:
 
 
 def cipher_names(ssl: Handle) -> list[str]:
-    """The suites that this SSL is ready to use, by preference."""
+    """The suites that this SSL is ready to use, by preference. Those of TLS 1.3, which DTLS 1.2 cannot use, stay out."""
     names: list[str] = []
     while (name := lib.SSL_get_cipher_list(ssl, len(names))) != ffi.NULL:
         names.append(_c_text(name))
-    return names
+    return [name for name in names if not name.startswith("TLS_")]
 
 
 def group_name(ssl: Handle) -> str | None:
@@ -441,7 +446,9 @@ def peer_chain(ssl: Handle) -> list[bytes]:
 
 
 def verified_chain(ssl: Handle) -> list[bytes]:
-    """The DERs of the path that was verified, the peer's own first."""
+    """The DERs of the path that was verified, the peer's own first; empty if OpenSSL found fault with it."""
+    if lib.SSL_get_verify_result(ssl) != _X509_V_OK:
+        return []
     return _chain_ders(lib.SSL_get0_verified_chain(ssl))
 
 

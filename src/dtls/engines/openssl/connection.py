@@ -11,9 +11,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from dtls.connection import Connection, ConnectionState, ReceivedClientHello
+from dtls.cookie import CookieFactory
 from dtls.errors import SSL_ERROR_SSL, MessageTooLarge, SSLError, SSLZeroReturnError
 from dtls.events import AlertReceived, DataReceived, Event, HandshakeCompleted, HandshakeFailed, PeerClosed
-from dtls.cookie import CookieFactory
 from dtls.flights import Packer, ProtectedRecord, SentFlight
 from dtls.gate import Gate
 from dtls.wire import (
@@ -47,6 +47,8 @@ _HANDSHAKING = ConnectionState.HANDSHAKING
 _ESTABLISHED = ConnectionState.ESTABLISHED
 _APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
 _EPOCH_1 = b"\x00\x01"
+MAX_FRESH_FINISHED = 10
+"""How often OpenSSL is asked for a new Finished; it counts these as time-outs, and gives up after 12."""
 
 
 class OpenSSLConnection(Connection):
@@ -74,7 +76,11 @@ class OpenSSLConnection(Connection):
         self._outbox: list[bytes] = []
         self._max_message_size = 0
         self._shortest_content = shortest_protected_content(None)
+        # What the context says now counts for this association, whatever it is told later.
+        self._mtu = context.mtu
+        self._limits_messages_to_mtu = context.limits_messages_to_mtu
         self._flight = SentFlight(Packer(context.mtu))
+        self._fresh_finished_left = MAX_FRESH_FINISHED
         self._peer_address = peer_address
         self._gate: Gate | None = None
         self._handshake: Handshake | None = Handshake(
@@ -113,7 +119,7 @@ class OpenSSLConnection(Connection):
                 if count > 0:
                     self._flight.items = []
                     return [DataReceived(bytes(thread_buffer.view[:count]))]
-                return self._after_fruitless_read(count, _APPLICATION_DATA, now)
+                return self._after_fruitless_read(count, now)
         if self._gate is not None:
             return self._ask_gate(self._gate, datagram, now)
         records, trouble = split_leading_records_untrusted(datagram)
@@ -133,11 +139,11 @@ class OpenSSLConnection(Connection):
     def send(self, message: bytes | bytearray | memoryview, now: float) -> None:  # noqa: ARG002 - the seam gives it
         if self.state is not _ESTABLISHED:
             raise self._cannot_send()
-        length = message.nbytes if isinstance(message, memoryview) else len(message)
+        data = message if isinstance(message, bytes) else binding.from_buffer(message)
+        length = len(data)
         if not 0 < length <= self._max_message_size:
             raise self._wrong_length(length)
         clear_errors()
-        data = message if isinstance(message, bytes) else binding.from_buffer(message)
         if ssl_write(self._ssl, data, length) <= 0:
             raise ssl_error(binding.take_errors(), "OpenSSL did not take the message")
         count = bio_read(self._outgoing, thread_buffer.pointer, 65536)
@@ -232,10 +238,10 @@ class OpenSSLConnection(Connection):
         self.state = _ESTABLISHED
         if not self.server_side:
             self._flight.items = []  # the server's Finished answered it
-        binding.set_mtu(self._ssl, self.context.mtu)
-        self._max_message_size = (
-            binding.data_mtu(self._ssl) if self.context.limits_messages_to_mtu else MAX_PLAINTEXT_LENGTH
-        )
+        self._max_message_size = MAX_PLAINTEXT_LENGTH
+        if self._limits_messages_to_mtu:
+            binding.set_mtu(self._ssl, self._mtu)
+            self._max_message_size = min(binding.data_mtu(self._ssl), MAX_PLAINTEXT_LENGTH)
         cipher = binding.current_cipher(self._ssl)
         name = cipher[0] if cipher else ""
         self._shortest_content = shortest_protected_content(name)
@@ -260,17 +266,34 @@ class OpenSSLConnection(Connection):
         ):
             self.statistics["dropped_implausible_record"] += 1
             return []
+        if record.content_type == ContentType.HANDSHAKE and not self._may_be_repeated_finished(record, now):
+            return []
         raw = build_record(*record)
         clear_errors()
         bio_write(self._incoming, raw, len(raw))
         count = ssl_read(self._ssl, thread_buffer.pointer, 65536)
         if count <= 0:
-            return self._after_fruitless_read(count, record.content_type, now)
+            return self._after_fruitless_read(count, now)
         if self.state is not _ESTABLISHED:
             self.statistics["dropped_after_close"] += 1
             return []
         self._flight.items = []
         return [DataReceived(bytes(thread_buffer.view[:count]))]
+
+    def _may_be_repeated_finished(self, record: Record, now: float) -> bool:
+        """Whether OpenSSL may see a handshake record: only a repeat of the Finished that our last flight answered.
+
+        At a HelloRequest or a new ClientHello, OpenSSL would wait for a renegotiation that it refuses and send nothing
+        any more. At the twelfth repeat of a Finished it would end the association.
+        """
+        finished = next((item for item in self._flight.items if isinstance(item, ProtectedRecord)), None)
+        if finished is None or len(record.fragment) != len(finished.record) - RECORD_HEADER_LENGTH:
+            self.statistics["dropped_handshake_record"] += 1
+            return False
+        if not self._fresh_finished_left or not self._flight.may_be_repeated(now):
+            self.statistics["repeats_unanswered"] += 1
+            return False
+        return True
 
     def _receive_late_plaintext(self, record: Record, now: float) -> None:
         """Nothing in plaintext counts any more, but it may tell that our last flight was lost.
@@ -288,13 +311,13 @@ class OpenSSLConnection(Connection):
         if any(fragment.message_sequence == self._flight.answers for fragment in fragments):
             self._repeat_last_flight(now)
 
-    def _after_fruitless_read(self, result: int, content_type: int, now: float) -> list[Event]:
-        """A record gave no data: a forgery, a repeat, an alert, a repeated Finished, or the end."""
+    def _after_fruitless_read(self, result: int, now: float) -> list[Event]:
+        """A record gave no data: a forgery, a repeat, an empty message, an alert, a repeated Finished, or the end."""
         outcome = binding.get_error(self._ssl, result)
         errors = binding.take_errors() if outcome == binding.SSL_ERROR_SSL else []
-        self._collect_output(now)
+        said_something = self._collect_output(now)
         if outcome == binding.SSL_ERROR_WANT_READ:
-            if content_type == _APPLICATION_DATA:
+            if not said_something:
                 self.statistics["dropped_unauthenticated"] += 1
             return []
         self._flight.items = []
@@ -305,13 +328,13 @@ class OpenSSLConnection(Connection):
             self.state = ConnectionState.CLOSED
             return [PeerClosed()]
         self.state = ConnectionState.FAILED
-        return [AlertReceived(ssl_error(errors, "the association has ended"))]
+        return [AlertReceived(ssl_error(errors, "the association has ended", established=True))]
 
-    def _collect_output(self, now: float) -> None:
+    def _collect_output(self, now: float) -> bool:
         """Take OpenSSL's output after the handshake: alerts, or a last flight that the peer asks for again."""
         output = binding.read_all(self._outgoing)
         if not output:
-            return
+            return False
         records, _ = split_leading_records_untrusted(output)
         asked_again = False
         for record in records:
@@ -321,7 +344,9 @@ class OpenSSLConnection(Connection):
             elif record.epoch:
                 self._outbox.append(build_record(*record))
         if asked_again:
+            self._fresh_finished_left -= 1
             self._repeat_last_flight(now)
+        return True
 
     def _repeat_last_flight(self, now: float) -> None:
         if self._flight.items and self._flight.may_be_repeated(now):
@@ -343,8 +368,9 @@ class OpenSSLConnection(Connection):
         if not length:
             return ValueError("an empty message cannot be sent over DTLS by this engine")
         limit = self._max_message_size
+        vessel, why = "record", ""
+        if limit < MAX_PLAINTEXT_LENGTH:
+            vessel, why = "datagram", f" (Context.mtu is {self._mtu})"
         return MessageTooLarge(
-            f"a message of {length} bytes does not fit one datagram: the limit is {limit} bytes "
-            f"(Context.mtu is {self.context.mtu})",
-            limit=limit,
+            f"a message of {length} bytes does not fit one {vessel}: the limit is {limit} bytes{why}", limit=limit
         )

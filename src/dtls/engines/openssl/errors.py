@@ -5,15 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dtls.errors import SSL_ERROR_SSL, SSLCertVerificationError, SSLError
+from dtls.wire import AlertDescription
 
 if TYPE_CHECKING:
     from .binding import OpenSSLError, QueuedError
 
 _X509_V_ERR_HOSTNAME_MISMATCH = 62
 _X509_V_ERR_IP_ADDRESS_MISMATCH = 64
+_REASON_MASK = 0x7FFFFF  # ERR_GET_REASON
+_ALERT_REASONS = 1000  # SSL_AD_REASON_OFFSET: to this, OpenSSL adds the description of an alert received
+_HIGHEST_ALERT = 255
 
 _ALERT_HINTS = {
-    "HANDSHAKE_FAILURE": "it finds no cipher suite, group or signature algorithm that both sides allow",
+    "HANDSHAKE_FAILURE": "it finds no cipher suite, group or signature algorithm that both sides allow, or wants a "
+    "certificate from this side (load_cert_chain())",
     "INSUFFICIENT_SECURITY": "it wants stronger parameters than this side offers",
     "PROTOCOL_VERSION": "it speaks none of the protocol versions that this side offers",
     "UNKNOWN_CA": "it does not trust the authority that issued this side's certificate",
@@ -41,27 +46,38 @@ def _alert_name(reason: str) -> str | None:
     return reason.rpartition("ALERT_")[2] if "ALERT_" in reason else None
 
 
-def explain(entry: QueuedError) -> str:
-    """A sentence for people."""
-    name = _alert_name(entry.reason)
+def _reason(entry: QueuedError) -> str:
+    """The reason in capitals. OpenSSL has no words for some alerts, but a number that tells which they are."""
+    number = (entry.code & _REASON_MASK) - _ALERT_REASONS
+    if entry.text or not 0 <= number <= _HIGHEST_ALERT:
+        return entry.reason
+    known = number in AlertDescription.__members__.values()
+    return f"TLSV1_ALERT_{AlertDescription(number).name if known else number}"
+
+
+def explain(entry: QueuedError, *, established: bool = False) -> str:
+    """A sentence for people. ``established`` says that the handshake had been completed."""
+    reason = _reason(entry)
+    name = _alert_name(reason)
     if name is not None:
-        words = name.lower()
-        hint = _ALERT_HINTS.get(name)
-        return f"the peer refused the handshake (alert {words})" + (f": {hint}" if hint else "")
-    hint = _HINTS.get(entry.reason)
-    text = entry.text or entry.reason
+        what = "ended the association" if established else "refused the handshake"
+        hint = None if established else _ALERT_HINTS.get(name)
+        return f"the peer {what} (alert {name.lower()})" + (f": {hint}" if hint else "")
+    hint = _HINTS.get(reason)
+    text = entry.text or reason
     return f"{text}: {hint}" if hint else text
 
 
-def ssl_error(errors: list[QueuedError], otherwise: str) -> SSLError:
+def ssl_error(errors: list[QueuedError], otherwise: str, *, established: bool = False) -> SSLError:
     """The error for what the queue held; ``otherwise`` is the message if it held nothing."""
     if not errors:
         return SSLError(SSL_ERROR_SSL, otherwise)
     entry = errors[0]
+    reason = _reason(entry)
     return SSLError(
         SSL_ERROR_SSL,
-        f"[{entry.library}: {entry.reason}] {explain(entry)}",
-        reason=entry.reason,
+        f"[{entry.library}: {reason}] {explain(entry, established=established)}",
+        reason=reason,
         library=entry.library,
     )
 

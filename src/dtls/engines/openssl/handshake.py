@@ -26,6 +26,7 @@ from dtls.wire import (
     DTLS_1_0,
     HANDSHAKE_HEADER_LENGTH,
     MAX_PLAINTEXT_LENGTH,
+    MAX_RECORD_SEQUENCE,
     AlertDescription,
     AlertLevel,
     ContentType,
@@ -49,11 +50,15 @@ if TYPE_CHECKING:
 
 MAX_HELD_RECORDS = 16
 """How many protected records wait for the keys to come, and how many early messages for the handshake's end."""
+MAX_HELD_BYTES = 32_768
+"""How long they are together, each of the two kinds."""
 MAX_HELLO_VERIFY_REQUESTS = 3
 """After so many the two sides do not understand each other's cookies (Mbed TLS 2.28 with tickets)."""
 ALERT_PATIENCE = 1.0
-"""Seconds between the first repeat of our flight and the moment that an unauthenticated alert is believed."""
+"""Seconds, at most, between an unauthenticated alert and the next repeat of our flight, and between that and the
+moment that the alert is believed."""
 _ALERT_LENGTH = 2
+_LAST_FIRST_RECORD = MAX_RECORD_SEQUENCE - 2**32
 
 
 def shortest_protected_content(cipher: str | None) -> int:
@@ -90,13 +95,14 @@ class Handshake:
     ) -> None:
         self.complete = False
         self.error: SSLError | None = None
-        self.early_data: deque[Record] = deque(maxlen=MAX_HELD_RECORDS)
-        """Messages that overtook the end of the handshake."""
+        self.early_data: deque[Record] = deque()
+        """Messages and alerts that overtook the end of the handshake."""
         self._context = context
         self._ssl, self._incoming, self._outgoing = ssl, incoming, outgoing
         self._flight, self._outbox, self._statistics = flight, outbox, statistics
         self._server_hostname = server_hostname
-        self._deadline = now + context.handshake_timeout
+        self._time_allowed = context.handshake_timeout
+        self._deadline = now + self._time_allowed
         self._timer = RetransmissionTimer(context.initial_retransmission_timeout)
         self._reassembler = Reassembler(server_side=context.server_side)
         self._record = 0  # the number of the next record that OpenSSL is given in epoch 0
@@ -104,7 +110,7 @@ class Handshake:
         self._change_cipher_spec_seen = False
         self._reads_protected = False
         self._shortest_content = shortest_protected_content(None)
-        self._early_records: deque[Record] = deque(maxlen=MAX_HELD_RECORDS)
+        self._early_records: deque[Record] = deque()
         self._verify_requests = 0
         self._peer_has_answered = False
         self._held_alert: int | None = None
@@ -125,7 +131,8 @@ class Handshake:
 
     def begin_with(self, hello: ReceivedClientHello, now: float) -> None:
         """Answer a ClientHello that was received already."""
-        self._record = self._flight.packer.next_record = hello.record_sequence
+        # RFC 6347, 4.2.1. Who counts up to the end of 48 bits before the first answer means no good.
+        self._flight.packer.next_record = min(hello.record_sequence, _LAST_FIRST_RECORD)
         self._reassembler.next_sequence = hello.message.sequence + 1
         self._record_version = hello.record_version
         if not hello.cookie_verified or not hello.message.sequence:
@@ -149,12 +156,13 @@ class Handshake:
                 self._change_cipher_spec_seen = True
                 self._try_change_cipher_spec(now)
             elif kind == ContentType.ALERT and len(content) == _ALERT_LENGTH:
-                self._hold_alert(content)
+                self._hold_alert(content, now)
             else:
                 self._statistics["dropped_plaintext"] += 1
         elif record.epoch > 1 or not self._is_plausible(record):
             self._statistics["dropped_implausible_record"] += 1
-        elif kind == ContentType.APPLICATION_DATA:
+        elif kind != ContentType.HANDSHAKE:
+            # An alert that comes before the Finished has overtaken it: whoever protects records has sent one.
             self._hold(self.early_data, record)
         elif not self._reads_protected:
             self._hold(self._early_records, record)
@@ -168,9 +176,10 @@ class Handshake:
         )
 
     def _hold(self, queue: deque[Record], record: Record) -> None:
-        if len(queue) == queue.maxlen:
-            self._statistics["dropped_too_early"] += 1
         queue.append(record)
+        while len(queue) > MAX_HELD_RECORDS or sum(len(held.fragment) for held in queue) > MAX_HELD_BYTES:
+            queue.popleft()
+            self._statistics["dropped_too_early"] += 1
 
     def _receive_fragments(self, record: Record, now: float) -> None:
         self._record_version = record.version
@@ -199,6 +208,10 @@ class Handshake:
                 text = "the server asks for a cookie again and again (HelloVerifyRequest loop)"
                 self.error = SSLError(SSL_ERROR_SSL, text, reason="COOKIE_MISMATCH")
                 return
+            # What came before our answer is no answer to it: a flight meant for our predecessor on this port, say.
+            self._reassembler = Reassembler(
+                server_side=False, next_sequence=self._reassembler.next_sequence
+            )
         self._write_message(message)
         self._step(now)
 
@@ -257,12 +270,14 @@ class Handshake:
         self._held_alert = None
         self._alert_believed_at = None
 
-    def _hold_alert(self, content: bytes) -> None:
+    def _hold_alert(self, content: bytes, now: float) -> None:
         """Anybody can send an alert in plaintext: remember it, and see whether the peer goes on all the same."""
         level, description = content
         self._statistics["held_alert"] += 1
         if level != AlertLevel.FATAL and description != AlertDescription.CLOSE_NOTIFY:
             return
+        if self._held_alert is None and self._timer.due is not None:
+            self._timer.due = min(self._timer.due, now + ALERT_PATIENCE)
         if self._held_alert is None or self._held_alert == AlertDescription.CLOSE_NOTIFY:
             self._held_alert = description
 
@@ -299,7 +314,7 @@ class Handshake:
             self.error = SSLError(SSL_ERROR_SSL, text, reason=f"ALERT_{description}")
 
     def _timeout_message(self) -> str:
-        seconds = f"{self._context.handshake_timeout:g} s"
+        seconds = f"{self._time_allowed:g} s"
         if self._context.server_side:
             return f"the client did not complete the handshake within {seconds}"
         if not self._peer_has_answered:

@@ -1,0 +1,105 @@
+"""PyDTLS's constructor arguments as a :class:`~dtls.Context`, with PyDTLS's own defaults.
+
+They are laxer than this package's: no certificate is verified unless it is asked for, names are never compared, the
+cipher suites are OpenSSL's ``DEFAULT``, and servers serve DTLS 1.0 too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from .context import CERT_NONE, PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERVER, Context, DTLSVersion, VerifyMode
+from .err import ERR_NO_CIPHER, SSL_ERROR_NONE, PackageError, file_error, translate
+from .errors import SSLError
+
+if TYPE_CHECKING:
+    PathOrPEM = str | os.PathLike[str] | bytes
+
+PROTOCOL_DTLSv1 = 256
+PROTOCOL_DTLSv1_2 = 258
+PROTOCOL_DTLS = 259
+
+HANDSHAKE_TIMEOUT = 483.0
+"""Seconds. After twelve unanswered repeats, so long in all, OpenSSL used to give a handshake up."""
+_SEPARATORS = re.compile(r"[:, ;]+")
+_UNAUTHENTICATED_OR_UNENCRYPTED = ("NULL", "ADH", "AECDH")
+
+
+def make_context(
+    *,
+    server_side: bool,
+    keyfile: PathOrPEM | None,
+    certfile: PathOrPEM | None,
+    cert_reqs: int,
+    ssl_version: int,
+    ca_certs: PathOrPEM | None,
+    ciphers: str | None,
+) -> Context:
+    """The context that PyDTLS's arguments describe.
+
+    Files may also be given as PEM data (bytes). Raises package error 501 for a useless ``ciphers``, and OpenSSL errors
+    with number 0 for files that cannot be opened or used.
+    """
+    context = Context(PROTOCOL_DTLS_SERVER if server_side else PROTOCOL_DTLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = VerifyMode(cert_reqs or CERT_NONE)
+    context.limits_messages_to_mtu = False
+    context.handshake_timeout = HANDSHAKE_TIMEOUT
+    oldest, newest = protocol_versions(ssl_version, server_side=server_side)
+    context.minimum_version, context.maximum_version = oldest, newest
+    try:
+        context.set_ciphers(cipher_string(ciphers, with_dtls_1_0=oldest is DTLSVersion.DTLSv1))
+    except SSLError as error:
+        raise PackageError(ERR_NO_CIPHER, error) from None
+    try:
+        if certfile:
+            context.load_cert_chain(_source(certfile), _source(keyfile) if keyfile else None)
+        if ca_certs:
+            anchors = _source(ca_certs)
+            if isinstance(anchors, bytes):
+                context.load_verify_locations(cadata=anchors)
+            else:
+                context.load_verify_locations(anchors)
+        if server_side:
+            context.get_ciphers()  # OpenSSL has its say about the certificate now, not when a client comes
+    except SSLError as error:
+        raise translate(error, 0, "SSL_CTX_use_certificate_chain_file", ssl_error=SSL_ERROR_NONE) from error
+    except OSError as error:
+        raise file_error(error, "SSL_CTX_use_certificate_chain_file") from error
+    return context
+
+
+def protocol_versions(ssl_version: int, *, server_side: bool) -> tuple[DTLSVersion, DTLSVersion]:
+    """The oldest and the newest version. A client that may speak any is one for DTLS 1.2; other numbers mean any."""
+    if ssl_version == PROTOCOL_DTLSv1:
+        return DTLSVersion.DTLSv1, DTLSVersion.DTLSv1
+    if ssl_version == PROTOCOL_DTLSv1_2 or not server_side:
+        return DTLSVersion.DTLSv1_2, DTLSVersion.DTLSv1_2
+    return DTLSVersion.DTLSv1, DTLSVersion.DTLSv1_2
+
+
+def cipher_string(ciphers: str | None, *, with_dtls_1_0: bool) -> str:
+    """The user's cipher suites, with the security level they need.
+
+    DTLS 1.0 signs with SHA-1 and MD5, which OpenSSL 3 and later allow at security level 0 only. That level would
+    also let in suites without authentication or encryption by the way, as part of ``ALL`` say: those are shut out
+    unless they are named. A level that the user sets stands.
+    """
+    ciphers = ciphers or "DEFAULT"
+    if "@SECLEVEL" in ciphers:
+        return ciphers
+    chosen = [word for word in _SEPARATORS.split(ciphers) if not word.startswith(("!", "-"))]
+    if any(weakness in word for word in chosen for weakness in _UNAUTHENTICATED_OR_UNENCRYPTED):
+        return f"{ciphers}:@SECLEVEL=0"
+    if with_dtls_1_0:
+        return f"{ciphers}:!aNULL:!eNULL:@SECLEVEL=0"
+    return ciphers
+
+
+def _source(source: PathOrPEM) -> str | bytes:
+    """A path as text, or PEM data as bytes; bytes without PEM are a path."""
+    if isinstance(source, bytes) and b"-----BEGIN " in source:
+        return source
+    return os.fsdecode(source)

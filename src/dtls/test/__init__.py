@@ -1,0 +1,1 @@
+"""Programs to try PyDTLS's interface with."""
