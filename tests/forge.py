@@ -1,4 +1,4 @@
-"""Datagrams that a peer does not send: what strangers forge, and what only a misbehaving peer with the keys can make."""
+"""Datagrams that no good peer sends: what strangers forge, and what takes the keys to make."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def record(
 
 
 def handshake(kind: int, sequence: int, body: bytes, offset: int, length: int) -> bytes:
-    return record(
-        ContentType.HANDSHAKE, build_handshake(kind, sequence, body, offset=offset, length=length)
-    )
+    return record(ContentType.HANDSHAKE, build_handshake(kind, sequence, body, offset=offset, length=length))
 
 
 def _header(kind: int, total: int, sequence: int, offset: int, length: int) -> bytes:
@@ -124,7 +122,9 @@ def forgeries() -> dict[str, list[bytes]]:
             for sequence in (0, 1)
         ],
         "long garbage of epoch 1": [
-            record(kind, garbage[: WHOLE_DATAGRAM - RECORD_HEADER_LENGTH], epoch=1, sequence=MAX_RECORD_SEQUENCE)
+            record(
+                kind, garbage[: WHOLE_DATAGRAM - RECORD_HEADER_LENGTH], epoch=1, sequence=MAX_RECORD_SEQUENCE
+            )
             for kind in range(20, 24)
         ]
         * 5,
@@ -135,7 +135,8 @@ def forgeries() -> dict[str, list[bytes]]:
             for epoch in (2, 3, 255, 256, 65_535)
         ],
         "wrong ChangeCipherSpecs": [
-            record(ContentType.CHANGE_CIPHER_SPEC, content) for content in (b"", b"\x00", b"\x02", b"\x01\x01")
+            record(ContentType.CHANGE_CIPHER_SPEC, content)
+            for content in (b"", b"\x00", b"\x02", b"\x01\x01")
         ],
         "early ChangeCipherSpecs": [
             record(ContentType.CHANGE_CIPHER_SPEC, b"\x01", version=version, sequence=sequence)
@@ -143,7 +144,9 @@ def forgeries() -> dict[str, list[bytes]]:
             for sequence in (0, 9, MAX_RECORD_SEQUENCE)
         ],
         "unknown content types": [
-            record(kind, content) for kind in (*range(20), *range(24, 256)) for content in (b"", b"\x01", garbage)
+            record(kind, content)
+            for kind in (*range(20), *range(24, 256))
+            for content in (b"", b"\x01", garbage)
         ],
         "unknown versions": [
             record(kind, content, version=version)
@@ -156,7 +159,9 @@ def forgeries() -> dict[str, list[bytes]]:
             for sequence in MESSAGE_SEQUENCES
         ],
         "empty datagrams": [b""],
-        "garbage": [garbage[start : start + size] for start in (0, 20, 100) for size in (1, 13, 14, 100, 1300)],
+        "garbage": [
+            garbage[start : start + size] for start in (0, 20, 100) for size in (1, 13, 14, 100, 1300)
+        ],
     }
 
 
@@ -202,7 +207,9 @@ class Insider:
     def protect(self, content_type: int, content: bytes, *, version: int = DTLS_1_2) -> bytes:
         """A datagram of one record that the peer takes for authentic."""
         number = (1 << 48 | self.sequence).to_bytes(8, "big")
-        additional = number + bytes([content_type]) + version.to_bytes(2, "big") + len(content).to_bytes(2, "big")
+        additional = (
+            number + bytes([content_type]) + version.to_bytes(2, "big") + len(content).to_bytes(2, "big")
+        )
         sealed = number + self._aead.encrypt(self._salt + number, content, additional)
         self.sequence += 1
         return build_record(content_type, version, 1, self.sequence - 1, sealed)

@@ -123,6 +123,11 @@ class Pair:
             assert self.received(other)[before:] == [message]
 
 
+def losing(*lost: tuple[str, int]) -> Callable[[str, int, bytes], list[bytes]]:
+    """A tap that lets these datagrams get lost: pairs of sender and index."""
+    return lambda sender, index, datagram: [] if (sender, index) in lost else [datagram]
+
+
 def received_client_hello(datagrams: list[bytes]) -> tuple[Message, Record]:
     """The ClientHello in datagrams of a client, and the record that completed it."""
     for first in range(6):

@@ -116,7 +116,9 @@ def test_a_replayed_cookie_from_another_address_begins_nothing(crowd: Crowd) -> 
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["in order", "in reverse"])
-def test_a_client_whose_hellos_come_in_fragments_gets_in(client: Context, server: Context, reverse: bool) -> None:
+def test_a_client_whose_hellos_come_in_fragments_gets_in(
+    client: Context, server: Context, reverse: bool
+) -> None:
     def cut_hellos(sender: str, index: int, datagram: bytes) -> list[bytes]:
         if message_types(datagram) != [HandshakeType.CLIENT_HELLO]:
             return [datagram]
@@ -366,7 +368,9 @@ def test_a_handshake_that_is_not_gone_on_with_ends_at_its_deadline(crowd: Crowd)
     assert crowd.endpoint.statistics["handshakes_failed"] == 1
 
 
-def test_a_client_without_a_certificate_that_is_required_leaves_nothing(crowd: Crowd, client: Context) -> None:
+def test_a_client_without_a_certificate_that_is_required_leaves_nothing(
+    crowd: Crowd, client: Context
+) -> None:
     context = crowd.endpoint.context
     context.load_verify_locations(cadata=client.trusted_certificates[0])
     context.verify_mode = 2

@@ -107,9 +107,7 @@ def test_a_cookie_from_another_address_gets_a_new_one(gate: Gate) -> None:
 def test_an_altered_cookie_gets_a_new_one(gate: Gate, at: int) -> None:
     cookie = bytearray(cookie_from(gate))
     cookie[at] ^= 1
-    verdict = gate.judge_untrusted(
-        whole(hello_body(cookie=bytes(cookie)), message_sequence=1), HERE, NOW
-    )
+    verdict = gate.judge_untrusted(whole(hello_body(cookie=bytes(cookie)), message_sequence=1), HERE, NOW)
     assert verdict.hello is None
     assert verdict.answer is not None
     new = hello_body(cookie=cookie_in(verdict.answer))
@@ -269,7 +267,10 @@ NOISE = {
     ),
     "a malformed hello": (whole(hello_body()[:-1]), "dropped_bad_client_hello"),
     "message_seq 2": (whole(hello_body(), message_sequence=2), "dropped_wild_message_seq"),
-    "an empty hello": (record_of(build_handshake(HandshakeType.CLIENT_HELLO, 0, b"")), "dropped_message_too_long"),
+    "an empty hello": (
+        record_of(build_handshake(HandshakeType.CLIENT_HELLO, 0, b"")),
+        "dropped_message_too_long",
+    ),
     "a hello too long": (whole(bytes(MAX_HELLO_LENGTH + 1)), "dropped_message_too_long"),
     "past its total": (
         record_of(build_handshake(HandshakeType.CLIENT_HELLO, 0, b"xx", offset=9, length=10)),

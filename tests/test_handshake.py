@@ -33,7 +33,7 @@ from dtls.wire import (
     split_records_untrusted,
 )
 
-from .pair import OTHER, Pair, hello_with_cookie, received_client_hello
+from .pair import OTHER, Pair, hello_with_cookie, losing, received_client_hello
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,9 @@ def long_chain(rsa_ca: CertificateAuthority) -> IssuedCertificate:
 
 
 @pytest.fixture
-def mutual(client: Context, server: Context, client_certificate: IssuedCertificate) -> tuple[Context, Context]:
+def mutual(
+    client: Context, server: Context, client_certificate: IssuedCertificate
+) -> tuple[Context, Context]:
     """Both sides authenticate, and need several datagrams for it."""
     return _with_client_certificate(client, server, client_certificate, client.trusted_certificates)
 
@@ -98,10 +100,6 @@ def datagrams_of(client: Context, server: Context, *, cookies: bool = False) -> 
         numbered.append((name, counts[name]))
         counts[name] += 1
     return numbered
-
-
-def losing(*lost: tuple[str, int]) -> Callable[[str, int, bytes], list[bytes]]:
-    return lambda sender, index, datagram: [] if (sender, index) in lost else [datagram]
 
 
 # --- certificates, versions, sizes -----------------------------------------------------------------------------------
@@ -307,14 +305,16 @@ def test_the_loss_of_whole_flights_is_made_good(
         assert_completes(Pair(client, server, tap=losing(*lost)))
 
 
+def repeating(repeated: tuple[str, int]) -> Callable[[str, int, bytes], list[bytes]]:
+    return lambda sender, index, datagram: [datagram] * (1 + ((sender, index) == repeated))
+
+
 @pytest.mark.parametrize("mtu", MTUS)
 def test_the_repetition_of_any_datagram_does_no_harm(mutual: tuple[Context, Context], mtu: int) -> None:
     for context in mutual:
         context.mtu = mtu
     for twice in datagrams_of(*mutual):
-        pair = Pair(
-            *mutual, tap=lambda s, i, d, twice=twice: [d, d] if (s, i) == twice else [d]  # type: ignore[misc]
-        )
+        pair = Pair(*mutual, tap=repeating(twice))
         assert_completes(pair)
 
 
@@ -430,7 +430,9 @@ def test_a_close_notify_that_overtakes_the_finished_closes_after_it(client: Cont
     ]
 
 
-def test_a_finished_that_overtakes_the_rest_of_its_flight_waits_for_it(client: Context, server: Context) -> None:
+def test_a_finished_that_overtakes_the_rest_of_its_flight_waits_for_it(
+    client: Context, server: Context
+) -> None:
     withheld = Withheld("client", 1)
     pair = Pair(client, server, tap=withheld)
     pair.settle()
@@ -445,7 +447,9 @@ def test_a_finished_that_overtakes_the_rest_of_its_flight_waits_for_it(client: C
     pair.assert_talks()
 
 
-def test_flights_are_repeated_at_one_two_four_seconds_until_the_deadline(client: Context, server: Context) -> None:
+def test_flights_are_repeated_at_one_two_four_seconds_until_the_deadline(
+    client: Context, server: Context
+) -> None:
     times: list[float] = []
     pair = Pair(client, server)
     start = pair.now
@@ -487,7 +491,9 @@ def test_repeats_have_new_record_numbers(client: Context, server: Context) -> No
 # --- cookies ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_server_goes_on_from_a_client_hello_whose_cookie_was_verified(client: Context, server: Context) -> None:
+def test_a_server_goes_on_from_a_client_hello_whose_cookie_was_verified(
+    client: Context, server: Context
+) -> None:
     pair = Pair(client, server, cookies=True)
     pair.settle()
     assert pair.established
@@ -524,7 +530,9 @@ def test_a_client_hello_with_a_wild_record_number_does_no_harm(
     assert_completes(pair)
 
 
-def test_a_server_that_was_given_a_malformed_client_hello_fails_at_once(client: Context, server: Context) -> None:
+def test_a_server_that_was_given_a_malformed_client_hello_fails_at_once(
+    client: Context, server: Context
+) -> None:
     pair = Pair(client, server)
     hello = hello_with_cookie(pair.client, pair.now)
     for body in (b"", b"\xfe\xfd", hello.message.body[:-1], bytes(100)):

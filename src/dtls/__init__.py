@@ -1,5 +1,6 @@
 """Datagram TLS for Python: what TLS is to a TCP stream, for UDP datagrams."""
 
+from . import err
 from .connection import Connection, ConnectionState
 from .context import (
     CERT_NONE,
@@ -31,10 +32,14 @@ from .errors import (
     SSLZeroReturnError,
 )
 from .events import AlertReceived, DataReceived, Event, HandshakeCompleted, HandshakeFailed, PeerClosed
+from .patch import do_patch
 from .servers import DTLSServerSocket, create_server
 from .sockets import DTLSSocket, create_connection
+from .sslconnection import SSLConnection
 
 __version__ = "2.0.0.dev0"
+VERSION = (2, 0, 0)
+"""The version in PyDTLS's form."""
 
 __all__ = [
     "CERT_NONE",
@@ -42,6 +47,7 @@ __all__ = [
     "CERT_REQUIRED",
     "PROTOCOL_DTLS_CLIENT",
     "PROTOCOL_DTLS_SERVER",
+    "VERSION",
     "AlertReceived",
     "Association",
     "AssociationReplaced",
@@ -67,6 +73,7 @@ __all__ = [
     "Protocol",
     "Purpose",
     "SSLCertVerificationError",
+    "SSLConnection",
     "SSLError",
     "SSLTimeoutError",
     "SSLWantReadError",
@@ -77,4 +84,6 @@ __all__ = [
     "create_connection",
     "create_default_context",
     "create_server",
+    "do_patch",
+    "err",
 ]

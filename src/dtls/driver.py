@@ -422,7 +422,7 @@ class Driver:
         self._wait_until_ready(writable=writable, until=deadline if at is None else min(deadline, at))
 
     def _wait_until_ready(self, *, writable: bool, until: float) -> None:
-        """Wait outside the lock. Until the last thread has stopped waiting, nobody else gets the descriptor's number."""
+        """Wait outside the lock. While a thread waits, the descriptor's number is nobody else's."""
         with self._lock:
             if self._closed:
                 return

@@ -5,8 +5,8 @@ errors* have a number of their own and a text: ``SSLError(502, "502: The read op
 errors*, of the class that :func:`openssl_error` gives, have an ``SSL_ERROR_*`` number and a queue of what OpenSSL
 said: ``(1, [(336134278, b"certificate verify failed")])``.
 
-Both are always :exc:`ssl.SSLError` (where Python has that module) and :class:`dtls.SSLError`, before ``do_patch()`` too.
-Neither is a :exc:`TimeoutError`, as it was not in PyDTLS.
+Both are always :exc:`ssl.SSLError` (where Python has that module) and :class:`dtls.SSLError`, also before
+``do_patch()``. Neither is a :exc:`TimeoutError`, as it was not in PyDTLS.
 """
 
 from __future__ import annotations
@@ -115,8 +115,18 @@ _CODES = {
     "WRONG_VERSION_NUMBER": ERR_WRONG_VERSION_NUMBER,
 }
 _SSL3_ALERTS = frozenset(
-    "UNEXPECTED_MESSAGE BAD_RECORD_MAC DECOMPRESSION_FAILURE HANDSHAKE_FAILURE NO_CERTIFICATE BAD_CERTIFICATE "
-    "UNSUPPORTED_CERTIFICATE CERTIFICATE_REVOKED CERTIFICATE_EXPIRED CERTIFICATE_UNKNOWN ILLEGAL_PARAMETER".split()
+    {
+        AlertDescription.UNEXPECTED_MESSAGE,
+        AlertDescription.BAD_RECORD_MAC,
+        AlertDescription.HANDSHAKE_FAILURE,
+        AlertDescription.NO_CERTIFICATE,
+        AlertDescription.BAD_CERTIFICATE,
+        AlertDescription.UNSUPPORTED_CERTIFICATE,
+        AlertDescription.CERTIFICATE_REVOKED,
+        AlertDescription.CERTIFICATE_EXPIRED,
+        AlertDescription.CERTIFICATE_UNKNOWN,
+        AlertDescription.ILLEGAL_PARAMETER,
+    }
 )
 """The alerts that SSL 3.0 had already: OpenSSL called them by that name, until its version 4."""
 _TEXTS = {
@@ -227,8 +237,8 @@ def entry(error: errors.SSLError) -> tuple[int, bytes]:
         return _LIBRARY_SSL, str(error).encode()
     if "ALERT_" in reason:
         name = reason.rpartition("ALERT_")[2]
-        era = "sslv3" if name in _SSL3_ALERTS else "tlsv1"
         number = AlertDescription.__members__.get(name)
+        era = "sslv3" if number in _SSL3_ALERTS else "tlsv1"
         code = _LIBRARY_SSL if number is None else _LIBRARY_SSL | _ALERT_REASONS + number
         if number == AlertDescription.UNKNOWN_CA:
             code = ERR_TLSV1_ALERT_UNKNOWN_CA

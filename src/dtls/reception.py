@@ -1,4 +1,4 @@
-"""The listening half of PyDTLS's :class:`~dtls.sslconnection.SSLConnection`: who knocks, and who has proved its address.
+"""The listening half of PyDTLS's ``SSLConnection``: who knocks, and who has proved its address.
 
 Cookies are exchanged here, through the gate, at no cost that a stranger could run up. Each peer that has proved its
 address gets a UDP socket of its own, on which its handshake runs: bound to the same port and connected to it. What
@@ -23,14 +23,13 @@ from .wire import DTLS_1_2, ClientHello, parse_client_hello_untrusted
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from .connection import ReceivedClientHello
     from .context import Context
 
 MAX_PROVED = 128
 """How many peers that have proved their address wait to be accepted; the oldest gives way, and will repeat itself."""
-MAX_STRAYS = 128
-"""How many datagrams of accepted peers, found in the socket of another, wait to be looked at."""
 HELLO_PATIENCE = 2.0
 """Seconds to wait for a peer's ClientHello with the cookie that it was just sent; it may be lost once."""
 
@@ -58,7 +57,6 @@ class Reception:
         self._gate = Gate(CookieFactory(), self.statistics)
         self._lock = threading.Lock()  # the gate's; no driver's lock is taken under it
         self._proved: deque[Arrival] = deque(maxlen=MAX_PROVED)
-        self._strays: deque[tuple[bytes, Origin]] = deque(maxlen=MAX_STRAYS)
         self._drivers: weakref.WeakValueDictionary[Origin, Driver] = weakref.WeakValueDictionary()
 
     def wait(self, timeout: float | None) -> Arrival | None:
@@ -67,8 +65,6 @@ class Reception:
         until = limit
         reads = 0
         while True:
-            while self._strays:
-                self._receive(*self._strays.popleft())
             if self._proved:
                 return self._proved.popleft()
             received = self._listener.receive() if reads < MAX_READS else None
@@ -87,21 +83,15 @@ class Reception:
         Raises :exc:`OSError` if there are no descriptors left.
         """
         origin = arrival.origin
-        sock, strays = self._listener.branch(origin)
-        sock.settimeout(None)
-        reception = weakref.ref(self)
-
-        def divert(datagram: bytes, address: Any) -> None:
-            owner = reception()
-            if owner is not None:
-                owner.take_stray(datagram, Origin(address, origin.local))
-
+        sock = self._listener.new_socket()
         try:
+            strays = self._listener.branch(sock, origin)
+            sock.settimeout(None)
             driver = Driver(
                 cast("socket.socket", BorrowedSocket(sock)),
                 self._context.connection(now(), client_hello=arrival.hello),
                 peer=origin.address,
-                divert=divert,
+                divert=self._divert_from(origin),
                 keeps_plaintext=True,
             )
         except BaseException:
@@ -113,16 +103,20 @@ class Reception:
             self._receive(datagram, Origin(address, origin.local))
         return sock, driver
 
-    def take_stray(self, datagram: bytes, origin: Origin) -> None:
-        """A datagram that was found in an accepted peer's socket, whose driver's lock is held, and is not that peer's.
+    def _divert_from(self, origin: Origin) -> Callable[[bytes, Any], None]:
+        """What is to be done with datagrams of others that are found in a peer's socket later.
 
-        A thread that waits in :meth:`wait` is not woken. It need not be: to be seen by it is only a ClientHello with
-        a cookie, which is repeated after a second, and then arrives at the right socket.
+        A thread that waits in :meth:`wait` is not woken. It need not be: the one thing that it would want to see is a
+        ClientHello with a cookie, which is repeated after a second and then arrives at the right socket.
         """
-        if origin in self._drivers:
-            self._strays.append((datagram, origin))  # that driver's lock must not be waited for here
-        else:
-            self._judge(datagram, origin)
+        reception = weakref.ref(self)
+
+        def divert(datagram: bytes, address: Any) -> None:
+            owner = reception()
+            if owner is not None:
+                owner._receive(datagram, Origin(address, origin.local))  # noqa: SLF001 - it is a part of this class
+
+        return divert
 
     def _receive(self, datagram: bytes, origin: Origin) -> bool:
         """Whether more is to be expected of whoever sent this."""

@@ -49,6 +49,7 @@ class DTLSServerSocket:
 
     Made by :func:`create_server` and :meth:`dtls.Context.wrap_socket`. Handshakes go on only while a thread is in
     ``accept()``; several threads may be. ``fileno()`` is readable when ``accept()`` has something to do.
+    ``sock`` is taken over, and closed if anything goes wrong.
     """
 
     def __init__(
@@ -64,9 +65,13 @@ class DTLSServerSocket:
         self._timeout = sock.gettimeout()
         self.context = context
         self.backlog = max(1, backlog)
-        self._endpoint = Endpoint(context, cookie_policy=cookie_policy, limits=limits)
-        self._listener = Listener(sock)
-        self._waker = Waker(self._listener.sock)
+        try:
+            self._endpoint = Endpoint(context, cookie_policy=cookie_policy, limits=limits)
+            self._listener = Listener(sock)
+            self._waker = Waker(self._listener.sock)
+        except BaseException:
+            sock.close()
+            raise
         self._lock = threading.RLock()
         self._completed: deque[tuple[DTLSSocket, Any]] = deque()
         self._strays: deque[tuple[bytes, Origin]] = deque()
@@ -288,7 +293,7 @@ class DTLSServerSocket:
             replaced = self._accepted.pop(origin, None)
             if replaced is not None and replaced.fileno() >= 0:
                 self._endpoint.statistics["associations_replaced"] += 1
-                left = replaced._replace()  # noqa: SLF001
+                left = replaced._replace()
             strays = self._listener.branch(sock, origin)
         except OSError as error:
             # No descriptor is left, say. The close_notify tells the peer.
@@ -348,7 +353,7 @@ def create_server(
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dualstack_ipv6 else 1)
         sock.bind((host, port))
-        return DTLSServerSocket(sock, context, backlog=backlog, cookie_policy=cookie_policy, limits=limits)
     except BaseException:
         sock.close()
         raise
+    return DTLSServerSocket(sock, context, backlog=backlog, cookie_policy=cookie_policy, limits=limits)

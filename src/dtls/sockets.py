@@ -446,12 +446,7 @@ def wrap_socket(
             message = "server_hostname can only be specified in client mode"
             raise ValueError(message)
         if not _is_connected(sock):
-            taken = _take_over(sock)
-            try:
-                return DTLSServerSocket(taken, context)
-            except BaseException:
-                taken.close()
-                raise
+            return DTLSServerSocket(_take_over(sock), context)
     elif context.check_hostname and not server_hostname:
         message = "check_hostname requires server_hostname"
         raise ValueError(message)

@@ -129,7 +129,7 @@ class SSLConnection:
         if not is_datagram_socket(sock):
             message = "sock must be a datagram socket (SOCK_DGRAM)"
             raise InvalidSocketError(message)
-        self._context = make_context(
+        context = make_context(
             server_side=server_side,
             keyfile=keyfile,
             certfile=certfile,
@@ -138,7 +138,7 @@ class SSLConnection:
             ca_certs=ca_certs,
             ciphers=ciphers,
         )
-        self._set_up(self._context, sock, do_handshake_on_connect, suppress_ragged_eofs)
+        self._set_up(context, sock, do_handshake_on_connect, suppress_ragged_eofs)
         peer = peer_of(sock)
         if peer is not None:
             self._begin(peer)
@@ -153,6 +153,7 @@ class SSLConnection:
         sock: socket.socket,
         do_handshake_on_connect: bool,
         suppress_ragged_eofs: bool,
+        driver: Driver | None = None,
     ) -> None:
         self._context = context
         self._sock = sock
@@ -161,15 +162,16 @@ class SSLConnection:
         self._listens = False
         self._reception: Reception | None = None
         self._arrival: Arrival | None = None
-        self._driver: Driver | None = None
+        self._driver = driver
         self._established = False
 
     def _admit(self, arrival: Arrival) -> Self:
         """The connection with a peer that has proved its address."""
         sock, driver = self._receptionist().admit(arrival)
         accepted = type(self).__new__(type(self))
-        accepted._set_up(self._context, sock, self._do_handshake_on_connect, self._suppress_ragged_eofs)
-        accepted._driver = driver
+        accepted._set_up(  # noqa: SLF001 - it is one of us
+            self._context, sock, self._do_handshake_on_connect, self._suppress_ragged_eofs, driver
+        )
         return accepted
 
     def __repr__(self) -> str:
@@ -408,6 +410,10 @@ class SSLConnection:
         """The suite's name, the version that defined it, its secret bits; ``None`` before the handshake."""
         cipher = self._driver.connection.cipher() if self._driver is not None else None
         return None if cipher is None else (cipher[0].encode(), cipher[1].encode(), cipher[2])
+
+    def version(self) -> str | None:
+        """``"DTLSv1.2"`` or ``"DTLSv1"``; ``None`` before the handshake."""
+        return self._driver.connection.version() if self._driver is not None else None
 
     def _association(self) -> Driver:
         if self._driver is None:

@@ -404,7 +404,7 @@ def current_cipher(ssl: Handle) -> tuple[str, str, int] | None:
 
 
 def cipher_names(ssl: Handle) -> list[str]:
-    """The suites that this SSL is ready to use, by preference. Those of TLS 1.3, which DTLS 1.2 cannot use, stay out."""
+    """The suites that this SSL is ready to use, by preference; not those of TLS 1.3, which OpenSSL lists as well."""
     names: list[str] = []
     while (name := lib.SSL_get_cipher_list(ssl, len(names))) != ffi.NULL:
         names.append(_c_text(name))

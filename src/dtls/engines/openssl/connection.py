@@ -259,14 +259,7 @@ class OpenSSLConnection(Connection):
         if not record.epoch:
             self._receive_late_plaintext(record, now)
             return []
-        if (
-            record.epoch != 1
-            or not ContentType.ALERT <= record.content_type <= _APPLICATION_DATA
-            or len(record.fragment) < self._shortest_content
-        ):
-            self.statistics["dropped_implausible_record"] += 1
-            return []
-        if record.content_type == ContentType.HANDSHAKE and not self._may_be_repeated_finished(record, now):
+        if not self._is_plausible(record, now):
             return []
         raw = build_record(*record)
         clear_errors()
@@ -279,6 +272,17 @@ class OpenSSLConnection(Connection):
             return []
         self._flight.items = []
         return [DataReceived(bytes(thread_buffer.view[:count]))]
+
+    def _is_plausible(self, record: Record, now: float) -> bool:
+        """Whether OpenSSL may see a protected record."""
+        if (
+            record.epoch != 1
+            or not ContentType.ALERT <= record.content_type <= _APPLICATION_DATA
+            or len(record.fragment) < self._shortest_content
+        ):
+            self.statistics["dropped_implausible_record"] += 1
+            return False
+        return record.content_type != ContentType.HANDSHAKE or self._may_be_repeated_finished(record, now)
 
     def _may_be_repeated_finished(self, record: Record, now: float) -> bool:
         """Whether OpenSSL may see a handshake record: only a repeat of the Finished that our last flight answered.
@@ -316,7 +320,8 @@ class OpenSSLConnection(Connection):
         outcome = binding.get_error(self._ssl, result)
         errors = binding.take_errors() if outcome == binding.SSL_ERROR_SSL else []
         said_something = self._collect_output(now)
-        if outcome == binding.SSL_ERROR_WANT_READ:
+        # Some versions say SYSCALL at an empty message; a memory BIO knows no real ones.
+        if outcome == binding.SSL_ERROR_WANT_READ or (outcome == binding.SSL_ERROR_SYSCALL and not result):
             if not said_something:
                 self.statistics["dropped_unauthenticated"] += 1
             return []
@@ -372,5 +377,6 @@ class OpenSSLConnection(Connection):
         if limit < MAX_PLAINTEXT_LENGTH:
             vessel, why = "datagram", f" (Context.mtu is {self._mtu})"
         return MessageTooLarge(
-            f"a message of {length} bytes does not fit one {vessel}: the limit is {limit} bytes{why}", limit=limit
+            f"a message of {length} bytes does not fit one {vessel}: the limit is {limit} bytes{why}",
+            limit=limit,
         )

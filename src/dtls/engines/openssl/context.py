@@ -6,6 +6,8 @@ import ipaddress
 import os
 from typing import TYPE_CHECKING
 
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from dtls.errors import SSL_ERROR_SSL, SSLError
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 HANDSHAKE_MTU = 17_000
 """What OpenSSL is told during a handshake: more than a record holds, since cutting flights is our own work."""
+
+_MAX_HOST_NAME = 255  # OpenSSL's limit, which not every version of the bindings passes on
 
 
 class EngineContext:
@@ -57,6 +61,10 @@ class EngineContext:
             self._negotiate_application(context.alpn_protocols)
 
     def _present(self, identity: Identity) -> None:
+        if self.server_side and isinstance(identity.key, (Ed25519PrivateKey, Ed448PrivateKey)):
+            # It says "no shared cipher" otherwise: it knows these keys in a TLS server and in clients, but not here.
+            message = "OpenSSL's DTLS server cannot use an Ed25519 or Ed448 key: an RSA or EC key is needed"
+            raise SSLError(SSL_ERROR_SSL, message, reason="UNKNOWN_CERTIFICATE_TYPE", library="SSL")
         chain = [binding.load_certificate(der) for der in identity.chain]
         key = identity.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         try:
@@ -109,9 +117,12 @@ def _name_the_server(ssl: binding.Handle, server_hostname: str, *, check: bool) 
             name = server_hostname.encode("ascii")
         except UnicodeEncodeError:
             name = server_hostname.encode("idna")
+        # RFC 6066, 3: no trailing dot on the wire, and no address.
+        name = name.removesuffix(b".")
+        if len(name) > _MAX_HOST_NAME:
+            message = f"server_hostname has {len(name)} bytes: a host name has at most {_MAX_HOST_NAME}"
+            raise ValueError(message)
         try:
-            # RFC 6066, 3: no trailing dot on the wire, and no address.
-            name = name.removesuffix(b".")
             binding.set_server_name(ssl, name)
             if check:
                 binding.expect_host(ssl, name)

@@ -36,6 +36,8 @@ _HINTS = {
     "WRONG_VERSION_NUMBER": "the peer speaks none of the protocol versions allowed here",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "this side requires a client certificate",
     "NO_CERTIFICATE_SET": "a server needs a certificate: load one with load_cert_chain()",
+    "NO_PROTOCOLS_AVAILABLE": "minimum_version, maximum_version and the security level leave none; DTLS 1.0 needs "
+    "set_ciphers('DEFAULT:@SECLEVEL=0')",
     "NO_CIPHERS_AVAILABLE": "no cipher suite is left for the protocol versions and the security level chosen",
     "UNSAFE_LEGACY_RENEGOTIATION_DISABLED": "the peer lacks secure renegotiation (RFC 5746)",
 }

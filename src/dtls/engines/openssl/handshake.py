@@ -209,9 +209,7 @@ class Handshake:
                 self.error = SSLError(SSL_ERROR_SSL, text, reason="COOKIE_MISMATCH")
                 return
             # What came before our answer is no answer to it: a flight meant for our predecessor on this port, say.
-            self._reassembler = Reassembler(
-                server_side=False, next_sequence=self._reassembler.next_sequence
-            )
+            self._reassembler = Reassembler(server_side=False, next_sequence=self._reassembler.next_sequence)
         self._write_message(message)
         self._step(now)
 
