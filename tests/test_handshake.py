@@ -474,6 +474,30 @@ def test_the_first_repeat_comes_when_the_context_says(client: Context, server: C
     assert_completes(pair)
 
 
+def test_a_flight_is_repeated_at_once_when_the_peer_repeats_what_it_answers(
+    client: Context, server: Context
+) -> None:
+    client.initial_retransmission_timeout = 20
+    server.initial_retransmission_timeout = 0.5
+    pair = Pair(client, server, tap=losing(("client", 1)))
+    began = pair.now
+    pair.run()
+    assert pair.established
+    assert pair.now - began < 1
+
+
+def test_no_session_tickets_are_sent(client: Context, server: Context) -> None:
+    pair = Pair(client, server)
+    pair.run()
+    assert HandshakeType.NEW_SESSION_TICKET not in {
+        fragment.message_type
+        for _, datagram in pair.sent
+        for record in split_records_untrusted(datagram)
+        if record.content_type == ContentType.HANDSHAKE and not record.epoch
+        for fragment in split_fragments_untrusted(record.fragment)
+    }
+
+
 def test_repeats_have_new_record_numbers(client: Context, server: Context) -> None:
     pair = Pair(client, server, tap=losing(("client", 0), ("client", 1), ("server", 0), ("server", 1)))
     assert_completes(pair)

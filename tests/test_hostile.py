@@ -176,6 +176,10 @@ def test_what_an_unfinished_handshake_holds_is_bounded(client: Context, server: 
             assert end.receive_datagram(record(ContentType.HANDSHAKE, content), pair.now) == []
             for kind in range(20, 24):
                 end.receive_datagram(record(kind, bytes(16_000), epoch=1, sequence=number), pair.now)
+    for number in range(100):
+        for kind in range(20, 24):
+            for name in OTHER:
+                pair.end(name).receive_datagram(record(kind, bytes(40), epoch=1, sequence=number), pair.now)
     for name in OTHER:
         handshake = handshake_of(pair.end(name))
         held = handshake._reassembler._held.values()
@@ -230,6 +234,15 @@ def test_a_forged_alert_does_not_end_a_handshake_whose_peer_goes_on(
         pair.run()
         assert pair.established, pair.events
         pair.assert_talks()
+
+
+def test_an_alert_that_the_peer_has_belied_is_forgotten(client: Context, server: Context) -> None:
+    # The repeat of the first flight is answered; the repeat of the next comes later than the alert would be believed.
+    pair = Pair(client, server, tap=losing(("client", 0), ("client", 2)))
+    pair.settle()
+    pair.deliver("client", record(ContentType.ALERT, b"\x02\x28"))
+    pair.run()
+    assert pair.established, pair.events
 
 
 @pytest.mark.parametrize("version", [DTLS_1_0, DTLS_1_2])

@@ -807,7 +807,7 @@ def test_a_hello_without_a_cookie_costs_nothing_and_is_not_told_of(pem: bytes) -
 
 
 def test_a_cookie_counts_for_one_address_only(pem: bytes) -> None:
-    with udp(bound=True) as bound, udp() as stranger, udp() as other:
+    with udp(bound=True) as bound, udp(bound=True) as stranger, udp() as other:
         listening = SSLConnection(bound, pem, pem, server_side=True)
         bound.settimeout(0)
         stranger.sendto(whole(hello_body()), bound.getsockname())
@@ -998,6 +998,6 @@ def test_the_openssl_version_is_known() -> None:
     module = sys.modules["dtls.sslconnection"]
     info = module.DTLS_OPENSSL_VERSION_INFO
     assert module.DTLS_OPENSSL_VERSION.startswith("OpenSSL {}.{}.{}".format(*info[:3]))
-    assert module.DTLS_OPENSSL_VERSION_NUMBER >> 28 == info[0]
+    assert info[0] == module.DTLS_OPENSSL_VERSION_NUMBER >> 28
     with pytest.raises(AttributeError):
         _ = module.DTLS_OPENSSL_VERSION_X
