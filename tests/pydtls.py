@@ -8,6 +8,7 @@ import selectors
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,11 @@ from tests.loopback import PATIENCE, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from typing_extensions import Self
+
+    from dtls.certificates import CertificateAuthority
 
 
 def udp(host: str = "127.0.0.1", *, timeout: float | None = PATIENCE, bound: bool = False) -> socket.socket:
@@ -101,14 +105,14 @@ class Program:
         self._process.stdin.write(text.encode())
         self._process.stdin.flush()
 
-    def wait_for(self, text: str) -> str:
-        """All it has printed, once ``text`` is there."""
+    def wait_for(self, text: str, *, after: int = 0) -> str:
+        """All it has printed, once ``text`` is there, behind so many characters."""
         assert self._process.stdout is not None
         deadline = time.monotonic() + PATIENCE
         descriptor = self._process.stdout.fileno()
         with selectors.DefaultSelector() as selector:
             selector.register(descriptor, selectors.EVENT_READ)
-            while text not in self.seen:
+            while text not in self.seen[after:]:
                 assert selector.select(max(0.0, deadline - time.monotonic())), f"no {text!r} in: {self.seen}"
                 chunk = os.read(descriptor, 65536)
                 assert chunk, f"it ended without {text!r}: {self.seen}"
@@ -133,3 +137,50 @@ def run_python(code: str, *arguments: str) -> str:
         status = program.end()
         assert status == 0, program.seen
         return program.seen
+
+
+PROLOGUE = """
+import contextlib, errno, gc, os, select, socket, sys, threading, time, weakref
+from dtls import do_patch
+assert do_patch() is None
+import ssl
+from dtls import err
+from tests.loopback import PATIENCE, Worker, wait_for
+from tests.pydtls import accept, raised, udp
+host, pem, root = sys.argv[1:4]
+
+def wrap(timeout=PATIENCE, **options):
+    return ssl.wrap_socket(udp(host, timeout=timeout), **options)
+
+def listen(**options):
+    server = wrap(server_side=True, certfile=pem, **options)
+    server.bind((host, 0))
+    server.listen(5)
+    return server
+
+def pair(server_options={}, **options):
+    server = listen(**server_options)
+    accepting = Worker(accept, server)
+    client = wrap(**options)
+    client.connect(server.getsockname())
+    far, address = accepting.result()
+    assert address == client.getsockname()
+    far.settimeout(PATIENCE)
+    server.close()
+    return client, far
+"""
+
+
+class Bench:
+    """Runs a piece of Python after ``do_patch()``, with certificates at hand; it asserts, and must end well."""
+
+    def __init__(self, ca: CertificateAuthority, directory: Path) -> None:
+        self.pem, self.root = directory / "server.pem", directory / "root.pem"
+        # RSA, since DTLS 1.0 has no other usual one.
+        identity = ca.issue("localhost", "127.0.0.1", "::1", key_type="rsa")
+        self.pem.write_bytes(identity.private_key_and_chain_pem)
+        self.root.write_bytes(ca.certificate_pem)
+
+    def run(self, code: str, host: str = "127.0.0.1") -> str:
+        """What it prints. Warnings are errors there."""
+        return run_python(PROLOGUE + textwrap.dedent(code), host, str(self.pem), str(self.root))

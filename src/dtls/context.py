@@ -407,6 +407,10 @@ class Context:
             server_hostname=server_hostname,
         )
 
+    def check(self) -> None:
+        """Raise :class:`~dtls.SSLError` if the engine does not take these settings, as the first association would."""
+        self._engine()
+
     def _engine(self) -> EngineContext:
         """The engine's translation of these settings, made once."""
         with self._lock:

@@ -81,6 +81,7 @@ class Endpoint:
     :param cookie_policy: ``"always"``, or ``"never"`` for transports that have proved the peer's address already,
         such as ICE: without cookies a server can be used to flood others.
     :param cookies: to share cookie secrets with other endpoints.
+    :raises SSLError: for a context that the engine does not take: better now than at the first peer.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Endpoint:
         if cookie_policy not in ("always", "never"):
             message = f"cookie_policy must be 'always' or 'never', not {cookie_policy!r}"
             raise ValueError(message)
+        context.check()
         self.context = context
         self.limits = limits or EndpointLimits()
         self.statistics: Counter[str] = Counter()

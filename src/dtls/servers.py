@@ -142,8 +142,6 @@ class DTLSServerSocket:
             for waiting, _ in self._completed:
                 waiting.close()
             self._completed.clear()
-            for accepted in self._accepted.values():
-                accepted._share_datagrams(False)  # noqa: SLF001 - sockets and servers are one interface in two files
             self._endpoint.close_all(now())
             self._flush()
             self._waker.close()
@@ -244,7 +242,7 @@ class DTLSServerSocket:
         if accepted is not None and not hello:
             # It came before the peer's own socket was connected, or was handed on by it. While a new handshake is
             # under way it may be for either; neither minds the other's.
-            accepted._deliver(datagram)  # noqa: SLF001
+            accepted._deliver(datagram)  # noqa: SLF001 - sockets and servers are one interface in two files
         if hello or accepted is None or self._endpoint.is_handshaking(origin):
             self._note(self._endpoint.receive_datagram(datagram, origin, now()))
             self._flush()

@@ -72,7 +72,7 @@ class DatagramSSLSocket(ssl.SSLSocket):
         self._take(_moved(sock), None)
         if connected:
             try:
-                self._connection = self._connect_to_peer(server_side=server_side)
+                self._connection = self._secure(server_side=server_side, do_handshake=do_handshake_on_connect)
             except BaseException:
                 self.close()
                 raise
@@ -85,7 +85,7 @@ class DatagramSSLSocket(ssl.SSLSocket):
         self._connection = connection
         self._listening = False
 
-    def _connect_to_peer(self, *, server_side: bool) -> SSLConnection:
+    def _secure(self, *, server_side: bool, do_handshake: bool) -> SSLConnection:
         return SSLConnection(
             self._plain,
             self.keyfile,
@@ -94,7 +94,7 @@ class DatagramSSLSocket(ssl.SSLSocket):
             self.cert_reqs,
             self.ssl_version,
             self.ca_certs,
-            self.do_handshake_on_connect,
+            do_handshake,
             self.suppress_ragged_eofs,
             self.ciphers,
             *self._callbacks,
@@ -114,11 +114,9 @@ class DatagramSSLSocket(ssl.SSLSocket):
         Raises :exc:`ValueError` if it is connected or listens, and what ``SSLConnection`` and its ``connect`` raise. A
         handshake that only needs more time on a non-blocking socket can be gone on with.
         """
-        self._check_unused("connect")
-        connection = self._connect_to_peer(server_side=False)
-        self._connection = connection
+        self._begin(addr)
         try:
-            connection.connect(addr)
+            self._shake_hands()
         except BaseException as error:
             if getattr(error, "errno", None) not in (SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE):
                 self._connection = None
@@ -129,23 +127,30 @@ class DatagramSSLSocket(ssl.SSLSocket):
 
         After a timeout (504), too, the handshake can be gone on with.
         """
-        self._check_unused("connect")
-        connection = self._connect_to_peer(server_side=False)
         try:
-            connection.connect(addr)
+            self._begin(addr)
+            self._shake_hands()
         except OSError as error:
-            if error.errno in _TO_BE_GONE_ON_WITH:
-                self._connection = connection
+            if error.errno not in _TO_BE_GONE_ON_WITH:
+                self._connection = None
             return error.errno or errno.EIO
-        self._connection = connection
         return 0
+
+    def _begin(self, addr: Any) -> None:
+        self._check_unused("connect")
+        self._plain.connect(addr)
+        self._connection = self._secure(server_side=False, do_handshake=False)
+
+    def _shake_hands(self) -> None:
+        if self.do_handshake_on_connect:
+            self._begun().do_handshake()
 
     def listen(self, backlog: int = 0) -> None:  # noqa: ARG002 - datagrams have no backlog
         """Be a server. May be called again. Raises :exc:`ValueError` if the socket is connected."""
         if self._listening:
             return
         self._check_unused("listen")
-        self._connection = self._connect_to_peer(server_side=True)
+        self._connection = self._secure(server_side=True, do_handshake=self.do_handshake_on_connect)
         self._listening = True
 
     def accept(self) -> tuple[Self, Any] | None:  # type: ignore[override] # PyDTLS's says None, too

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 _MARGIN = 12
 _FLIGHTS = {
     1: "what the client can do",
-    2: "show that you are where you say: a cookie, and nothing remembered",
+    2: "show that you are there: a cookie, and nothing remembered",
     3: "the same again, with the cookie",
-    4: "the server's choice, its certificate, its half of the key, signed",
-    5: "the client's half of the key; encrypted from here on",
+    4: "the choice, a certificate, half of the key, signed",
+    5: "the other half of the key; encrypted from here on",
     6: "encrypted too: the handshake is complete",
 }
 """The flights of a full handshake (RFC 6347, 4.2.4, figure 1)."""
@@ -138,9 +138,7 @@ class Ladder:
 
     def _caption(self, flight: int, *, again: bool) -> None:
         self._between()
-        remark = "sent again: its sender has had no answer" if again and flight == 5 else _FLIGHTS[flight]  # noqa: PLR2004
-        if again and flight == 6:  # noqa: PLR2004
-            remark = "sent again: its receiver has not had it"
+        remark = "sent again: no answer has come" if again else _FLIGHTS[flight]
         self._between((f"flight {flight}", "strong"), (f"  {remark}", "dim"))
 
     def _arrow(self, observation: Observation) -> None:

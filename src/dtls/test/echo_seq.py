@@ -24,6 +24,8 @@ STEP = 5.0
 """Seconds that one try at something takes."""
 PATIENCE = 6
 """How many such tries a silent client gets, while others wait."""
+SHOWN = 200
+"""Bytes of a message that are printed."""
 
 
 def say(text: str) -> None:
@@ -80,7 +82,8 @@ def echo(connection: SSLConnection) -> None:
             say("Waiting for a message")
         else:
             silent = 0
-            say(f"Received {len(message)} bytes: {message.decode('utf-8', 'backslashreplace').rstrip()}")
+            text = message[:SHOWN].decode("utf-8", "backslashreplace").rstrip()
+            say(f"Received {len(message)} bytes: {text}")
             # A record holds so much, and the message may have filled its own.
             connection.write((b"Back to you: " + message)[:16_384])
 

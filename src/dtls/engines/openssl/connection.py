@@ -175,7 +175,7 @@ class OpenSSLConnection(Connection):
             self.state = ConnectionState.CLOSING
         elif self._handshake is not None:
             self._handshake.close()
-            self._handshake = None
+            self._handshake = self._gate = None
             self.state = ConnectionState.CLOSED
 
     # --- what was negotiated -------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def _name_the_server(ssl: binding.Handle, server_hostname: str, *, check: bool) 
         name = name.removesuffix(b".")
         if len(name) > _MAX_HOST_NAME:
             message = f"server_hostname has {len(name)} bytes: a host name has at most {_MAX_HOST_NAME}"
-            raise ValueError(message)
+            raise ValueError(message) from None
         try:
             binding.set_server_name(ssl, name)
             if check:

@@ -1,0 +1,22 @@
+"""The benchmarks must run, and notice when they measure nothing. How fast anything is does not matter here."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("OpenSSL", reason="pyOpenSSL, which the benchmarks compare with, is not installed")
+
+from benchmarks.__main__ import run, table
+from benchmarks.stacks import STACKS
+from benchmarks.work import WORK
+
+
+def test_every_stack_does_every_kind_of_work() -> None:
+    measurements = run(1, {"handshakes": 2, "echo": 5, "one way": 20})
+    assert {(one.work, one.stack) for one in measurements} == {
+        (work, stack.name) for work in WORK for stack in STACKS
+    }
+    assert all(one.operations > 0 and one.seconds > 0 for one in measurements)
+    assert all(one.operations == 5 for one in measurements if one.work == "echo")
+    printed = table(measurements)
+    assert all(f"{work:12}{stack.name:12}" in printed for work in WORK for stack in STACKS)
