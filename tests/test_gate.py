@@ -187,16 +187,17 @@ def test_a_repeated_fragment_does_not_complete_a_hello(gate: Gate) -> None:
     assert gate.judge_untrusted(piece(body, 20, len(body)), HERE, NOW).answer is not None
 
 
-def test_what_many_peers_send_in_fragments_is_held_in_a_buffer_of_fixed_size(gate: Gate) -> None:
+@pytest.mark.parametrize("size", [20, 1200])
+def test_what_many_peers_send_in_fragments_is_held_in_a_buffer_of_fixed_size(gate: Gate, size: int) -> None:
     body = hello_body(extensions=LONG)
     for number in range(20_000):
-        assert gate.judge_untrusted(piece(body, 0, 1200), ("203.0.113.1", number), NOW) == Verdict()
+        assert gate.judge_untrusted(piece(body, 0, size), ("203.0.113.1", number), NOW) == Verdict()
     count, total = held(gate)
     assert count <= MAX_PARTIAL_HELLOS
     assert total <= MAX_PARTIAL_BYTES
     assert gate.statistics["dropped_partial_hellos"] == 20_000 - count
     # The newest is among those that are held: a peer that means well gets through between two floods.
-    assert gate.judge_untrusted(piece(body, 1200, len(body)), ("203.0.113.1", 19_999), NOW).answer
+    assert gate.judge_untrusted(piece(body, size, len(body)), ("203.0.113.1", 19_999), NOW).answer
 
 
 def test_long_fragments_are_bounded_by_bytes(gate: Gate) -> None:

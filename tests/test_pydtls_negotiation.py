@@ -246,3 +246,17 @@ def test_nothing_is_known_before_the_handshake() -> None:
         assert client.pending() == 0
         assert raised(client.read).errno == raised(client.write, b"x").errno == errno.ENOTCONN
         assert raised(client.do_handshake).errno == raised(client.get_timeout).errno == errno.ENOTCONN
+
+
+def test_an_alert_says_more_than_the_closed_port_behind_it(pem: bytes) -> None:
+    with udp(bound=True) as bound, udp() as sock:
+        listening = SSLConnection(bound, pem, pem, server_side=True, do_handshake_on_connect=False)
+        client = SSLConnection(sock, ciphers="ECDHE-RSA-AES256-SHA384")
+        connecting = Worker(client.connect, bound.getsockname())
+        far, _ = accept(listening)
+        assert raised(far.do_handshake).args[0] == err.SSL_ERROR_SSL
+        far.get_socket(True).close()
+        bound.close()
+        with pytest.raises(err.openssl_error()) as caught:
+            connecting.result()
+        assert caught.value.errqueue[-1][1] == b"sslv3 alert handshake failure"

@@ -25,6 +25,7 @@ from dtls import (
     SSLError,
     SSLTimeoutError,
     SSLWantReadError,
+    SSLWantWriteError,
     SSLZeroReturnError,
 )
 from dtls.certificates import CertificateAuthority
@@ -325,6 +326,84 @@ def test_a_stray_datagram_does_not_disturb(ends: tuple[DTLSSocket, DTLSSocket]) 
         near._sock.send(garbage)  # as if somebody had forged it
     near.send(b"hello")
     assert far.recv() == b"hello"
+
+
+class FullSocket:
+    """A socket whose send buffer is full until ``error`` says otherwise."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.error: OSError | None = BlockingIOError(errno.EAGAIN, "no room")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def send(self, datagram: bytes) -> int:
+        if self.error is not None:
+            raise self.error
+        return self._sock.send(datagram)
+
+
+@pytest.fixture
+def full(ends: tuple[DTLSSocket, DTLSSocket], monkeypatch: pytest.MonkeyPatch) -> FullSocket:
+    driver = ends[0]._driver
+    assert driver is not None
+    sock = FullSocket(driver.sock)
+    monkeypatch.setattr(driver, "sock", sock)
+    return sock
+
+
+def test_what_the_send_buffer_does_not_take_goes_out_when_there_is_room(
+    ends: tuple[DTLSSocket, DTLSSocket], full: FullSocket
+) -> None:
+    near, far = ends
+    near.settimeout(0)
+    near.send(b"first")
+    with pytest.raises(SSLWantWriteError) as caught:
+        near.send(b"second")
+    assert isinstance(caught.value, ssl.SSLWantWriteError)
+    full.error = None
+    near.send(b"third")
+    assert [far.recv(), far.recv()] == [b"first", b"third"]
+
+
+def test_a_send_buffer_that_stays_full_is_waited_for_no_longer_than_the_timeout(
+    ends: tuple[DTLSSocket, DTLSSocket], full: FullSocket
+) -> None:
+    near, _ = ends
+    near.settimeout(0.05)
+    near.send(b"first")
+    with pytest.raises(SSLTimeoutError, match="send buffer"):
+        near.send(b"second")
+    full.error = None
+
+
+def test_a_message_that_the_network_refuses_later_does_not_block_those_after_it(
+    ends: tuple[DTLSSocket, DTLSSocket], full: FullSocket
+) -> None:
+    near, far = ends
+    near.settimeout(0)
+    near.send(b"first")
+    full.error = OSError(errno.EMSGSIZE, "Message too long")
+    with pytest.raises(MessageTooLarge):
+        near.send(b"second")
+    full.error = None
+    near.send(b"third")
+    assert far.recv() == b"third"
+    assert near.statistics["socket_emsgsize"] == 1
+
+
+def test_an_error_of_the_network_is_the_senders_to_know(
+    ends: tuple[DTLSSocket, DTLSSocket], full: FullSocket
+) -> None:
+    near, far = ends
+    full.error = OSError(errno.ENETUNREACH, "Network is unreachable")
+    with pytest.raises(OSError, match="unreachable") as caught:
+        near.send(b"first")
+    assert caught.value.errno == errno.ENETUNREACH
+    full.error = None
+    near.send(b"second")
+    assert far.recv() == b"second"
 
 
 # --- time ------------------------------------------------------------------------------------------------------------

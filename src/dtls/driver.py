@@ -30,6 +30,7 @@ from .errors import (
 )
 from .events import AlertReceived, DataReceived, Event, HandshakeFailed
 from .gate import begins_client_hello
+from .wire import ContentType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +47,8 @@ REFUSALS_TOLERATED = 1
 _LOST_ON_THE_WAY = frozenset(
     {errno.ENOBUFS, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.EPERM}
 )
+
+_HANDSHAKE = bytes([ContentType.HANDSHAKE])
 
 now = time.monotonic
 
@@ -130,20 +133,17 @@ class Driver:
         deadline = None
         while True:
             with self._lock:
-                if not self.messages:
+                messages = self.messages
+                if not messages:
                     self._advance(messages=1)
                 if not self._diverted:
-                    if self.messages:
-                        return self.messages.popleft()
+                    if messages:
+                        return messages.popleft()
                     if self._is_over():
                         return None
             if self._diverted:
                 self._hand_on()
-                with self._lock:
-                    if self.messages:
-                        return self.messages.popleft()
-                    if self._is_over():
-                        return None
+                continue
             if deadline is None:
                 deadline = _deadline(timeout)
             self._wait(deadline, timeout, "no message came in time")
@@ -244,26 +244,27 @@ class Driver:
         ``messages`` stops reading when so many messages are there; 0 reads what there is while the state lasts.
         Not to be called with the lock held: what is diverted goes to a server, which has a lock of its own.
         """
-        self._advance(messages)
+        with self._lock:
+            self._advance(messages)
         self._hand_on()
 
     def _advance(self, messages: int = 0) -> None:
-        with self._lock:
-            connection = self.connection
-            if connection.next_timeout() is not None:
-                self.handle_timeout()
-            before = connection.state
-            for _ in range(MAX_READS):
-                if self._closed or self.error is not None:
-                    break
-                datagram = self._read()
-                if datagram is None:
-                    break
-                self.deliver(datagram)
-                if (messages and len(self.messages) >= messages) or connection.state is not before:
-                    break
-            if self._unsent:
-                self._flush_quietly()
+        """As :meth:`advance`, with the lock held; nothing is handed on."""
+        connection = self.connection
+        if connection.next_timeout() is not None:
+            self.handle_timeout()
+        before = connection.state
+        for _ in range(MAX_READS):
+            if self._closed or self.error is not None:
+                break
+            datagram = self._read()
+            if datagram is None:
+                break
+            self._deliver(datagram)
+            if (messages and len(self.messages) >= messages) or connection.state is not before:
+                break
+        if self._unsent:
+            self._flush_quietly()
 
     def handle_timeout(self) -> bool:
         """Repeat or give up what is due, without reading anything; whether something was due."""
@@ -278,13 +279,16 @@ class Driver:
     def deliver(self, datagram: bytes) -> None:
         """Take in a datagram of the peer, however it came here."""
         with self._lock:
-            self._refusals = 0
-            events = self.connection.receive_datagram(datagram, now())
-            if len(events) == 1 and type(events[0]) is DataReceived:
-                self.messages.append(events[0].data)  # the common case, which asks for no answer
-            else:
-                self._note(events)
-                self._flush_quietly()
+            self._deliver(datagram)
+
+    def _deliver(self, datagram: bytes) -> None:
+        self._refusals = 0
+        events = self.connection.receive_datagram(datagram, now())
+        if len(events) == 1 and type(events[0]) is DataReceived:
+            self.messages.append(events[0].data)  # the common case, which asks for no answer
+        else:
+            self._note(events)
+            self._flush_quietly()
 
     def note(self, events: list[Event]) -> None:
         """Take in what happened on the connection while somebody else drove it."""
@@ -304,18 +308,24 @@ class Driver:
                 datagram, address = self.sock.recvfrom(LARGEST_DATAGRAM)
             except (BlockingIOError, InterruptedError):
                 return None
-            except ConnectionRefusedError:
-                self._note_refusal()
+            except OSError as error:
+                self._note_error_of_another(error)
                 if self.error is not None:
                     return None
-            except OSError as error:
-                if error.errno not in _LOST_ON_THE_WAY and error.errno != errno.ECONNRESET:
-                    raise
-                self._count(error)
             else:
-                if not self._is_ours(datagram, address):
-                    continue
-                return datagram
+                if address == self._peer and not self.shares and datagram[:1] != _HANDSHAKE:
+                    return datagram  # nearly every datagram in an association's life
+                if self._is_ours(datagram, address):
+                    return datagram
+
+    def _note_error_of_another(self, error: OSError) -> None:
+        """What the kernel says while reading is about a datagram sent before, unless it is about the socket itself."""
+        if isinstance(error, ConnectionRefusedError):
+            self._note_refusal()
+        elif error.errno in _LOST_ON_THE_WAY or error.errno == errno.ECONNRESET:
+            self._count(error)
+        else:
+            raise error
 
     def _is_ours(self, datagram: bytes, address: Any) -> bool:
         if not same_address(address, self._peer):
@@ -357,7 +367,8 @@ class Driver:
 
     def _flush(self) -> None:
         for datagram in self.connection.datagrams_to_send(now()):
-            self._send_or_keep(datagram)
+            if self._unsent or not self._transmit(datagram):
+                self._keep(datagram)
 
     def _flush_quietly(self) -> None:
         """As far as the socket lets us; what is lost is repeated by its timer."""
@@ -377,12 +388,12 @@ class Driver:
                 self._count(error)
             self._unsent.popleft()
 
-    def _send_or_keep(self, datagram: bytes) -> None:
-        if self._unsent or not self._transmit(datagram):
-            if len(self._unsent) < MAX_UNSENT:
-                self._unsent.append(datagram)
-            else:
-                self.statistics["dropped_unsent"] += 1
+    def _keep(self, datagram: bytes) -> None:
+        """Until there is room in the send buffer."""
+        if len(self._unsent) < MAX_UNSENT:
+            self._unsent.append(datagram)
+        else:
+            self.statistics["dropped_unsent"] += 1
 
     def _transmit(self, datagram: bytes) -> bool:
         """Whether the kernel took it, or it is lost as any datagram may be."""
@@ -416,10 +427,10 @@ class Driver:
         if now() >= deadline:
             text = f"{complaint} ({timeout:g} s)"
             raise SSLTimeoutError(text)
-        with self._lock:
-            at = self.connection.next_timeout()
-            writable = bool(self._unsent)
-        self._wait_until_ready(writable=writable, until=deadline if at is None else min(deadline, at))
+        at = self.connection.next_timeout()
+        self._wait_until_ready(
+            writable=bool(self._unsent), until=deadline if at is None else min(deadline, at)
+        )
 
     def _wait_until_ready(self, *, writable: bool, until: float) -> None:
         """Wait outside the lock. While a thread waits, the descriptor's number is nobody else's."""

@@ -17,6 +17,7 @@ import socket
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from .connection import ConnectionState
 from .context import Purpose, create_default_context
 from .driver import REFUSALS_TOLERATED, Driver, now
 from .errors import AssociationReplaced, MessageTooLarge
@@ -150,7 +151,8 @@ class DTLSSocket:
         Raises :class:`~dtls.MessageTooLarge` if it is longer than ``bufsize`` bytes (it can still be fetched),
         :class:`~dtls.SSLTimeoutError`, :class:`~dtls.SSLWantReadError`, or what ended the association.
         """
-        _no_flags(flags)
+        if flags:
+            raise _no_flags(flags)
         driver = self._ready()
         message = driver.receive(self._timeout)
         if message is None:
@@ -179,7 +181,8 @@ class DTLSSocket:
         :class:`~dtls.SSLZeroReturnError` when the association is closed, and when the send buffer is full
         :class:`~dtls.SSLTimeoutError` or, non-blocking, :class:`~dtls.SSLWantWriteError`.
         """
-        _no_flags(flags)
+        if flags:
+            raise _no_flags(flags)
         self._ready().send(data, self._timeout)
         return data.nbytes if isinstance(data, memoryview) else len(data)
 
@@ -395,9 +398,11 @@ class DTLSSocket:
 
     def _ready(self) -> Driver:
         """The driver, with its handshake complete."""
-        self._check_open()
-        driver = self._connected()
-        if not driver.connection.max_message_size:
+        driver = self._driver
+        if driver is None or self._closed:
+            self._check_open()
+            driver = self._connected()
+        if driver.connection.state is ConnectionState.HANDSHAKING:
             driver.handshake(self._timeout)
         return driver
 
@@ -409,10 +414,8 @@ class DTLSSocket:
         return driver.connection
 
 
-def _no_flags(flags: int) -> None:
-    if flags:
-        message = f"flags must be 0 for a DTLS socket, not {flags!r}"
-        raise ValueError(message)
+def _no_flags(flags: int) -> ValueError:
+    return ValueError(f"flags must be 0 for a DTLS socket, not {flags!r}")
 
 
 def wrap_socket(

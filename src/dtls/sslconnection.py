@@ -45,6 +45,7 @@ from .err import (
     TRANSLATED,
     InvalidSocketError,
     OpenSSLError,
+    PortUnreachable,
     raise_ssl_error,
     translate,
 )
@@ -77,6 +78,8 @@ DTLS_OPENSSL_VERSION: str
 DTLS_OPENSSL_VERSION_INFO: tuple[int, int, int, int, int]
 DTLS_OPENSSL_VERSION_NUMBER: int
 
+ALERT_PATIENCE = 3.0
+"""Seconds for which an ICMP refusal in a handshake is passed over when an alert came that is not believed yet."""
 _SHUTDOWN_IN_HANDSHAKE = 0x14000197  # SSL_R_SHUTDOWN_WHILE_IN_INIT
 
 logger = logging.getLogger("dtls")
@@ -164,6 +167,7 @@ class SSLConnection:
         self._arrival: Arrival | None = None
         self._driver = driver
         self._established = False
+        self._refused_at: float | None = None
 
     def _admit(self, arrival: Arrival) -> Self:
         """The connection with a peer that has proved its address."""
@@ -252,11 +256,27 @@ class SSLConnection:
         self._handshake(self._association(), ERR_HANDSHAKE_TIMEOUT)
 
     def _handshake(self, driver: Driver, timeout_code: int) -> None:
-        try:
-            driver.handshake(self._sock.gettimeout())
-        except TRANSLATED as error:
-            raise translate(error, timeout_code, "SSL_do_handshake") from error
+        timeout = self._sock.gettimeout()
+        began = now()
+        while True:
+            # 0 means not to wait at all, which is something else than a time that has passed.
+            remaining = max(0.001, timeout - (now() - began)) if timeout else timeout
+            try:
+                driver.handshake(remaining)
+            except PortUnreachable as error:
+                if not self._awaits_alert(driver):
+                    raise translate(error, timeout_code, "SSL_do_handshake") from error
+            except TRANSLATED as error:
+                raise translate(error, timeout_code, "SSL_do_handshake") from error
+            else:
+                break
         self._established = True
+
+    def _awaits_alert(self, driver: Driver) -> bool:
+        """Whether the peer seems to have said why it closed its socket: the alert, soon to be believed, tells more."""
+        if self._refused_at is None:
+            self._refused_at = now()
+        return bool(driver.connection.statistics["held_alert"]) and now() - self._refused_at < ALERT_PATIENCE
 
     def get_timeout(self) -> timedelta | None:
         """When :meth:`handle_timeout` is due, from now; zero if it is overdue, ``None`` if there is nothing to do."""
