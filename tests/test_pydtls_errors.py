@@ -149,6 +149,16 @@ def test_unusable_files_are_openssl_errors_without_an_association(
         assert caught.value.__cause__ is not None
 
 
+def test_a_certificate_that_openssl_refuses_is_refused_when_the_server_is_made(
+    ca: CertificateAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dtls.certificates._RSA_BITS", 1024)
+    weak = ca.issue("localhost", key_type="rsa").private_key_and_chain_pem
+    with udp(bound=True) as sock:
+        error = raised(lambda: SSLConnection(sock, weak, weak, True, ciphers="DEFAULT:@SECLEVEL=2"))
+    assert error.args == (0, [(0x14000000, b"ee key too small")])
+
+
 def test_certificates_may_be_files_or_pem_data(pem: bytes, ca: CertificateAuthority, tmp_path: Path) -> None:
     identity, root = tmp_path / "identity.pem", tmp_path / "root.pem"
     identity.write_bytes(pem)

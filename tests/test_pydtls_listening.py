@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -198,3 +199,38 @@ def test_an_accepted_connection_outlives_the_listening_one(pem: bytes) -> None:
         gc.collect()
         near.write(b"still here")
         assert far.read() == b"still here"
+
+
+def test_one_call_of_accept_exchanges_cookies_and_shakes_hands(pem: bytes) -> None:
+    with udp(bound=True) as bound, udp() as sock:
+        listening = SSLConnection(bound, pem, pem, server_side=True)
+        connecting = Worker(SSLConnection(sock).connect, bound.getsockname())
+        accepted = listening.accept()
+        assert accepted is not None
+        connecting.result()
+        accepted[0].get_socket(True).close()
+
+
+def test_an_accepted_connection_does_not_keep_the_listening_one_alive(pem: bytes) -> None:
+    with udp(bound=True) as bound, udp() as sock:
+        listening = SSLConnection(bound, pem, pem, server_side=True)
+        connecting = Worker(SSLConnection(sock).connect, bound.getsockname())
+        far, _ = accept(listening)
+        connecting.result()
+        assert listening._reception is not None
+        gone = weakref.ref(listening._reception)
+        with far.get_socket(True):
+            del listening
+            gc.collect()
+            assert gone() is None
+
+
+def test_a_server_on_a_connected_socket_asks_for_a_cookie_too(pem: bytes) -> None:
+    with udp(bound=True) as one, udp(bound=True) as other:
+        one.connect(other.getsockname())
+        other.connect(one.getsockname())
+        server = SSLConnection(other, pem, pem, server_side=True, do_handshake_on_connect=False)
+        one.send(whole(hello_body(extensions=OFFER)))
+        other.settimeout(SHORT)
+        assert raised(server.do_handshake).errno == 504
+        assert cookie_in(one.recv(65535))

@@ -96,6 +96,7 @@ def test_connect_ex_gives_numbers(bench: Bench) -> None:
             assert client.connect_ex(address) == 505
         with udp(host, bound=True) as silent, wrap(timeout=0.05) as client:
             assert client.connect_ex(silent.getsockname()) == 504
+            assert raised(client.do_handshake).args[0] == 504  # it goes on
     """)
 
 
@@ -202,6 +203,14 @@ def test_a_non_blocking_handshake_is_driven_by_select(bench: Bench) -> None:
         with udp(host, bound=True) as silent, wrap(timeout=0) as client:
             assert raised(client.connect, silent.getsockname()).args[0] == ssl.SSL_ERROR_WANT_READ
             assert raised(client.do_handshake).args[0] == ssl.SSL_ERROR_WANT_READ
+        server = listen()
+        accepting = Worker(accept, server)
+        with wrap(timeout=0, do_handshake_on_connect=False) as client:
+            client.connect(server.getsockname())
+            client.do_handshake(block=True)
+            assert client.cipher() and client.gettimeout() == 0
+            accepting.result()[0].close()
+        server.close()
     """)
 
 

@@ -48,7 +48,10 @@ _LOST_ON_THE_WAY = frozenset(
     {errno.ENOBUFS, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.EPERM}
 )
 
-_HANDSHAKE = bytes([ContentType.HANDSHAKE])
+_PLAINTEXT_HANDSHAKE = bytes([ContentType.HANDSHAKE])
+
+# Looked up once: an attribute of an enumeration's class is slow to get on some Pythons.
+_HANDSHAKING, _ESTABLISHED = ConnectionState.HANDSHAKING, ConnectionState.ESTABLISHED
 
 now = time.monotonic
 
@@ -122,7 +125,7 @@ class Driver:
             with self._lock:
                 if self.error is not None:
                     raise self.error.with_traceback(None)
-                if self.connection.state is not ConnectionState.HANDSHAKING:
+                if self.connection.state is not _HANDSHAKING:
                     if self._closed:
                         raise SSLZeroReturnError
                     return
@@ -313,7 +316,7 @@ class Driver:
                 if self.error is not None:
                     return None
             else:
-                if address == self._peer and not self.shares and datagram[:1] != _HANDSHAKE:
+                if address == self._peer and not self.shares and datagram[:1] != _PLAINTEXT_HANDSHAKE:
                     return datagram  # nearly every datagram in an association's life
                 if self._is_ours(datagram, address):
                     return datagram
@@ -360,7 +363,7 @@ class Driver:
         """ICMP says that nothing listens at the peer's port. Anybody can say so; it counts in a handshake only."""
         self.statistics["refused_by_icmp"] += 1
         self._refusals += 1
-        handshaking = self.connection.state is ConnectionState.HANDSHAKING
+        handshaking = self.connection.state is _HANDSHAKING
         if handshaking and self._refusals > self._refusals_tolerated:
             text = "The peer address is not reachable: nothing listens on its port (ICMP port unreachable)"
             self.error = PeerUnreachable(text)
@@ -407,10 +410,7 @@ class Driver:
                 self._note_refusal()
                 continue
             except OSError as error:
-                if (
-                    error.errno not in _LOST_ON_THE_WAY
-                    or self.connection.state is ConnectionState.ESTABLISHED
-                ):
+                if error.errno not in _LOST_ON_THE_WAY or self.connection.state is _ESTABLISHED:
                     raise
                 self._count(error)
             return True

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .events import Event
     from .servers import DTLSServerSocket
 
+_HANDSHAKING = ConnectionState.HANDSHAKING
 SHUTDOWN_PATIENCE = 2.0
 """Seconds that ``unwrap`` waits for the peer's close_notify: a datagram may be lost, and many peers never answer."""
 
@@ -184,7 +185,7 @@ class DTLSSocket:
         if flags:
             raise _no_flags(flags)
         self._ready().send(data, self._timeout)
-        return data.nbytes if isinstance(data, memoryview) else len(data)
+        return len(data) if isinstance(data, bytes) else memoryview(data).nbytes
 
     def sendall(self, data: bytes | bytearray | memoryview, flags: int = 0) -> None:
         """As :meth:`send`: a message is sent whole or not at all."""
@@ -402,7 +403,7 @@ class DTLSSocket:
         if driver is None or self._closed:
             self._check_open()
             driver = self._connected()
-        if driver.connection.state is ConnectionState.HANDSHAKING:
+        if driver.connection.state is _HANDSHAKING:
             driver.handshake(self._timeout)
         return driver
 
