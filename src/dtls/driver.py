@@ -146,7 +146,11 @@ class Driver:
                         return None
             if self._diverted:
                 self._hand_on()
-                continue
+                with self._lock:  # some of it may have been for us; if not, the time still runs
+                    if messages:
+                        return messages.popleft()
+                    if self._is_over():
+                        return None
             if deadline is None:
                 deadline = _deadline(timeout)
             self._wait(deadline, timeout, "no message came in time")

@@ -39,7 +39,8 @@ class EndpointLimits:
     """Security limits: each bounds what peers can make an endpoint hold. What they turn away is counted."""
 
     associations: int = 65_536
-    """Established at a time; a completed handshake beyond is refused."""
+    """Established at a time; a completed handshake beyond is refused. Servers with a socket for each peer release
+    their associations from the endpoint: there the number of descriptors is the limit."""
     handshakes: int = 4_096
     """Begun and not complete, at a time; each costs about 80 kB until its deadline."""
 
