@@ -133,8 +133,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    try:
+        serve(options.host, options.port, options.count)
+    except KeyboardInterrupt:
+        say("Stopped")
+
+
+def serve(host: str, port: int, count: int | None) -> None:
+    """Serve ``count`` clients, or for ever."""
     identity = CertificateAuthority().issue("localhost", "127.0.0.1", "::1", key_type="rsa")
-    with listening_socket(options.host, options.port) as sock:
+    with listening_socket(host, port) as sock:
         listening = SSLConnection(
             sock,
             keyfile=identity.key_pem,
@@ -144,11 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         say(f"Listening on {show(sock.getsockname())}")
         served = 0
-        try:
-            while options.count is None or served < options.count:
-                served += serve_one(listening)
-        except KeyboardInterrupt:
-            say("Stopped")
+        while count is None or served < count:
+            served += serve_one(listening)
 
 
 if __name__ == "__main__":
