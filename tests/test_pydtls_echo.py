@@ -1,3 +1,5 @@
+"""What the echo server of PyDTLS prints and does, run as people run it."""
+
 from __future__ import annotations
 
 import signal
@@ -94,6 +96,15 @@ def test_bad_clients_do_not_end_it(server: Program) -> None:
     server.wait_for("Waiting for a message")
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """A job in the background ignores SIGINT, and what it starts inherits that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_stops_cleanly_when_told_to(number: signal.Signals) -> None:
     with echo_server() as server:
