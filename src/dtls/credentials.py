@@ -30,7 +30,6 @@ from .errors import SSL_ERROR_SSL, SSLError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 PrivateKey = (
     rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
@@ -135,34 +134,34 @@ def _parse_key(data: bytes, place: str, password: Password | None) -> PrivateKey
     load: Any = load_pem_private_key if match else load_der_private_key
     pem_or_der = match.group(0) if match else data
     try:
-        return _check_key(_decrypt(load, pem_or_der, password))
-    except TypeError as error:
-        if "encrypted" not in str(error):
-            raise
-        message = f"the private key in {place} is encrypted: give its password"
-        raise _error(message, "BAD_PASSWORD_READ", "PEM") from None
-    except (ValueError, NotImplementedError) as error:
-        # cryptography names no class of its own here; what it says of passwords is stable.
-        if password is not None and ("password" in str(error).lower() or "decrypt" in str(error).lower()):
-            message = f"the password does not open the private key in {place}"
-            raise _error(message, "BAD_DECRYPT", "PEM") from None
+        try:
+            return _check_key(load(pem_or_der, None))
+        except TypeError as error:
+            if "encrypted" not in str(error):
+                raise
+    except (ValueError, NotImplementedError):
         message = f"the private key in {place} cannot be read"
         raise _error(message, "PEM_LIB") from None
-
-
-def _decrypt(load: Any, data: bytes, password: Password | None) -> PrivateKeyTypes:
+    secret = b"" if password is None else _password_bytes(password)
+    if not secret:
+        message = f"the private key in {place} is encrypted: give its password"
+        raise _error(message, "BAD_PASSWORD_READ", "PEM")
     try:
-        return cast("PrivateKeyTypes", load(data, None))
-    except TypeError:  # it is encrypted
-        if password is None:
-            raise
+        return _check_key(load(pem_or_der, secret))
+    except (ValueError, NotImplementedError):
+        # Once in a while a wrong password yields something that looks decrypted and cannot be parsed.
+        message = f"the password does not open the private key in {place}"
+        raise _error(message, "BAD_DECRYPT", "PEM") from None
+
+
+def _password_bytes(password: Password) -> bytes:
     secret = password() if callable(password) else password
     if isinstance(secret, str):
         secret = secret.encode()
     if not isinstance(secret, (bytes, bytearray)):
         message = "a password must be a string, bytes, or a callable that returns one of them"
         raise TypeError(message)
-    return cast("PrivateKeyTypes", load(data, bytes(secret)))
+    return bytes(secret)
 
 
 def _parse(der: bytes, place: str) -> x509.Certificate:
