@@ -139,7 +139,9 @@ class EchoServer:
 
     @staticmethod
     def _echo(sock: DTLSSocket) -> None:
-        with contextlib.suppress(OSError):
+        # Closed at the end: a new client may be given the port of an old one, and the kernel would still send what comes
+        # from there to the old one's socket, which nobody reads any more.
+        with sock, contextlib.suppress(OSError):
             while message := sock.recv():
                 sock.send(message)
 

@@ -48,7 +48,9 @@ class DTLSServerSocket:
     """A listening UDP socket. :meth:`accept` completes handshakes and gives a :class:`DTLSSocket` for each peer.
 
     Made by :func:`create_server` and :meth:`dtls.Context.wrap_socket`. Handshakes go on only while a thread is in
-    ``accept()``; several threads may be. ``fileno()`` is readable when ``accept()`` has something to do.
+    ``accept()``; several threads may be. Close an accepted socket when its peer has gone: as long as it is open, the
+    kernel gives it all that comes from the peer's address and port, a new handshake too, and somebody must read it.
+    ``fileno()`` is readable when ``accept()`` has something to do.
     ``sock`` is taken over, and closed if anything goes wrong.
     """
 
