@@ -123,7 +123,7 @@ class EchoServer:
         self.listener = create_server((host, 0), context=context, **options)
         self.address: tuple[str, int] = self.listener.getsockname()[:2]
         self.sockets: list[DTLSSocket] = []
-        self._workers: list[Worker] = []
+        self.workers: list[Worker] = []
         self._acceptor = Worker(self._accept)
 
     def _accept(self) -> None:
@@ -135,15 +135,18 @@ class EchoServer:
                     return
                 raise
             self.sockets.append(sock)
-            self._workers.append(Worker(self._echo, sock))
+            self.workers.append(Worker(self._echo, sock))
 
     @staticmethod
-    def _echo(sock: DTLSSocket) -> None:
-        # Closed at the end: a new client may be given the port of an old one, and the kernel would still send what comes
-        # from there to the old one's socket, which nobody reads any more.
+    def _echo(sock: DTLSSocket) -> bool:
+        """Whether the peer has closed, not we."""
+        # The socket is closed at the end: a new client may be given the port of an old one, and the kernel would still
+        # send what comes from there to the old one's socket, which nobody reads any more.
         with sock, contextlib.suppress(OSError):
             while message := sock.recv():
                 sock.send(message)
+            return True
+        return False
 
     def __enter__(self) -> Self:
         return self
@@ -153,7 +156,7 @@ class EchoServer:
         self._acceptor.result()
         for sock in self.sockets:
             sock.close()
-        for worker in self._workers:
+        for worker in self.workers:
             worker.result()
 
 
