@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dtls import err
-from dtls.borrowed import BorrowedSocket
+from dtls.pydtls.borrowed import BorrowedSocket
 from dtls.sslconnection import (
     CERT_REQUIRED,
     SSLConnection,

@@ -8,7 +8,7 @@ import pytest
 
 from dtls import err
 from dtls.certificates import CertificateAuthority, IssuedCertificate
-from dtls.pydtls_context import cipher_string
+from dtls.pydtls.arguments import cipher_string
 from dtls.sslconnection import (
     CERT_NONE,
     CERT_OPTIONAL,

@@ -351,7 +351,8 @@ def test_every_method_is_our_own(bench: Bench) -> None:
         # makefile() is written in terms of the other methods.
         assert inherited - set(vars(ours)) <= {"makefile", "share", "ioctl"}, inherited - set(vars(ours))
     """.replace(
-            "type(ssl.wrap_socket(udp(host)))", "__import__('dtls.sslsocket').sslsocket.DatagramSSLSocket"
+            "type(ssl.wrap_socket(udp(host)))",
+            "__import__('dtls.pydtls.sslsocket').pydtls.sslsocket.DatagramSSLSocket",
         )
     )
 

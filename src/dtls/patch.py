@@ -13,13 +13,13 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from . import err, sslconnection
-from .pydtls_context import PROTOCOL_DTLS, PROTOCOL_DTLSv1, PROTOCOL_DTLSv1_2
+from .pydtls.arguments import PROTOCOL_DTLS, PROTOCOL_DTLSv1, PROTOCOL_DTLSv1_2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from .pydtls_context import PathOrPEM
+    from .pydtls.arguments import PathOrPEM
 
 __all__ = ["do_patch"]
 
@@ -56,7 +56,7 @@ def do_patch() -> None:
 
 
 def _patch(ssl: Any) -> None:
-    from .sslsocket import DatagramSSLSocket  # noqa: PLC0415 - it needs the ssl module
+    from .pydtls.sslsocket import DatagramSSLSocket  # noqa: PLC0415 - it needs the ssl module
 
     patched: dict[str, Any] = dict(_CONSTANTS)
     patched.update({name: getattr(sslconnection, name) for name in _VERSIONS})
@@ -111,7 +111,7 @@ def _wrap_socket_for(ssl: ModuleType) -> Callable[..., Any]:
         when it is connected or begins to listen; ``certfile`` alone stands for both files.
         """
         if sslconnection.is_datagram_socket(sock):
-            from .sslsocket import DatagramSSLSocket  # noqa: PLC0415 - it needs the ssl module
+            from .pydtls.sslsocket import DatagramSSLSocket  # noqa: PLC0415 - it needs the ssl module
 
             return DatagramSSLSocket(
                 sock,

@@ -27,7 +27,6 @@ import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-from .borrowed import BorrowedSocket
 from .connection import ConnectionState
 from .context import CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED
 from .driver import Driver, now
@@ -49,8 +48,9 @@ from .err import (
     raise_ssl_error,
     translate,
 )
-from .pydtls_context import PROTOCOL_DTLS, PROTOCOL_DTLSv1, PROTOCOL_DTLSv1_2, make_context
-from .reception import Arrival, Reception
+from .pydtls.arguments import PROTOCOL_DTLS, PROTOCOL_DTLSv1, PROTOCOL_DTLSv1_2, make_context
+from .pydtls.borrowed import BorrowedSocket
+from .pydtls.reception import Arrival, Reception
 from .sockets import SHUTDOWN_PATIENCE
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .context import Context
-    from .pydtls_context import PathOrPEM
+    from .pydtls.arguments import PathOrPEM
 
 __all__ = [
     "CERT_NONE",

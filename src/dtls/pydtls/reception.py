@@ -14,19 +14,20 @@ import weakref
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from dtls.cookie import CookieFactory
+from dtls.driver import MAX_READS, Driver, now, wait_until_ready
+from dtls.gate import Gate
+from dtls.udp import Listener, Origin
+from dtls.wire import DTLS_1_2, ClientHello, parse_client_hello_untrusted
+
 from .borrowed import BorrowedSocket
-from .cookie import CookieFactory
-from .driver import MAX_READS, Driver, now, wait_until_ready
-from .gate import Gate
-from .udp import Listener, Origin
-from .wire import DTLS_1_2, ClientHello, parse_client_hello_untrusted
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from .connection import ReceivedClientHello
-    from .context import Context
+    from dtls.connection import ReceivedClientHello
+    from dtls.context import Context
 
 MAX_PROVED = 128
 """How many peers that have proved their address wait to be accepted; the oldest gives way, and will repeat itself."""

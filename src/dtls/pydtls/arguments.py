@@ -10,9 +10,16 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from .context import CERT_NONE, PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERVER, Context, DTLSVersion, VerifyMode
-from .err import ERR_NO_CIPHER, SSL_ERROR_NONE, PackageError, file_error, translate
-from .errors import SSLError
+from dtls.context import (
+    CERT_NONE,
+    PROTOCOL_DTLS_CLIENT,
+    PROTOCOL_DTLS_SERVER,
+    Context,
+    DTLSVersion,
+    VerifyMode,
+)
+from dtls.err import ERR_NO_CIPHER, SSL_ERROR_NONE, PackageError, file_error, translate
+from dtls.errors import SSLError
 
 if TYPE_CHECKING:
     PathOrPEM = str | os.PathLike[str] | bytes

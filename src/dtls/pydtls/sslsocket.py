@@ -15,9 +15,10 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .err import ERR_HANDSHAKE_TIMEOUT, SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, InvalidSocketError
-from .pydtls_context import PROTOCOL_DTLS
-from .sslconnection import CERT_NONE, SSLConnection, is_datagram_socket, peer_of
+from dtls.err import ERR_HANDSHAKE_TIMEOUT, SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, InvalidSocketError
+from dtls.sslconnection import CERT_NONE, SSLConnection, is_datagram_socket, peer_of
+
+from .arguments import PROTOCOL_DTLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from .pydtls_context import PathOrPEM
+    from .arguments import PathOrPEM
 
 _TO_BE_GONE_ON_WITH = (SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, ERR_HANDSHAKE_TIMEOUT)
 

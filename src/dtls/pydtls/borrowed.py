@@ -13,7 +13,7 @@ import select
 import socket
 from typing import TYPE_CHECKING, Any
 
-from .err import PortUnreachable
+from dtls.err import PortUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
