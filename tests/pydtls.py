@@ -141,6 +141,7 @@ def run_python(code: str, *arguments: str) -> str:
 
 PROLOGUE = """
 import contextlib, errno, gc, os, select, socket, sys, threading, time, weakref
+import dtls
 from dtls import do_patch
 assert do_patch() is None
 import ssl

@@ -115,12 +115,6 @@ def test_a_stream_socket_is_refused() -> None:
         SSLConnection(sock)
 
 
-@pytest.mark.parametrize("callback", ["cb_user_config_ssl_ctx", "cb_user_config_ssl"])
-def test_callbacks_are_not_ignored(callback: str) -> None:
-    with udp() as sock, pytest.raises(NotImplementedError, match=callback):
-        SSLConnection(sock, **{callback: lambda _: None})  # type: ignore[arg-type]
-
-
 def test_a_useless_cipher_list_is_501() -> None:
     with udp() as sock, pytest.raises(err.SSLError, match=r"No cipher can be selected\.") as caught:
         SSLConnection(sock, ciphers="^$:,;?*'dorothyx")

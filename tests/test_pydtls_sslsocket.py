@@ -136,14 +136,12 @@ def test_settings_are_judged_at_connect_and_at_listen(bench: Bench) -> None:
         with wrap(server_side=True) as server:
             server.bind((host, 0))
             assert raised(server.listen, 1).args[0] == 298
-        for name in ("cb_user_config_ssl_ctx", "cb_user_config_ssl"):
-            with wrap(**{name: print}) as client:
-                try:
-                    client.connect(address)
-                except NotImplementedError:
-                    pass
-                else:
-                    raise AssertionError
+        for name, kind in ("cb_user_config_ssl_ctx", dtls.SSLContext), ("cb_user_config_ssl", dtls.SSL):
+            seen = []
+            with wrap(do_handshake_on_connect=False, **{name: seen.append}) as client:
+                assert not seen
+                client.connect(address)
+                assert [type(thing) for thing in seen] == [kind]
     """)
 
 

@@ -35,7 +35,7 @@ from .events import AlertReceived, DataReceived, Event, HandshakeCompleted, Hand
 from .patch import do_patch
 from .servers import DTLSServerSocket, create_server
 from .sockets import DTLSSocket, create_connection
-from .sslconnection import SSLConnection
+from .sslconnection import SSL, SSLConnection, SSLContext
 
 __version__ = "2.0.0.dev0"
 VERSION = (2, 0, 0)
@@ -47,6 +47,7 @@ __all__ = [
     "CERT_REQUIRED",
     "PROTOCOL_DTLS_CLIENT",
     "PROTOCOL_DTLS_SERVER",
+    "SSL",
     "VERSION",
     "AlertReceived",
     "Association",
@@ -74,6 +75,7 @@ __all__ = [
     "Purpose",
     "SSLCertVerificationError",
     "SSLConnection",
+    "SSLContext",
     "SSLError",
     "SSLTimeoutError",
     "SSLWantReadError",

@@ -11,17 +11,20 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from . import credentials
-from .flights import MINIMUM_MTU
+from .errors import SSL_ERROR_SSL, SSLError
+from .flights import MINIMUM_MTU, RetransmissionTimer
 
 if TYPE_CHECKING:
     import os
     import socket
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
     from .connection import Connection, ReceivedClientHello
     from .engines.openssl.context import EngineContext
     from .servers import DTLSServerSocket
     from .sockets import DTLSSocket
+
+    InfoCallback = Callable[[str, int, int], object]
 
 DEFAULT_CIPHERS = (
     "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM:DHE+AESGCM:DHE+CHACHA20:!AESCCM8:!aNULL:!PSK:!SRP:!DSS"
@@ -127,6 +130,9 @@ class Context:
         self._maximum_version = DTLSVersion.MAXIMUM_SUPPORTED
         self._cipher_string = DEFAULT_CIPHERS
         self._alpn_protocols: list[bytes] = []
+        self._groups: str | None = None
+        self._server_sigalgs: str | None = None
+        self._info_callback: InfoCallback | None = None
         self._identity: credentials.Identity | None = None
         self._trusted: dict[bytes, None] = {}
         self._trusted_directories: list[str] = []
@@ -252,6 +258,38 @@ class Context:
         self._identity = credentials.load_identity(certfile, keyfile, password)
         self._changed()
 
+    def build_cert_chain(
+        self,
+        *,
+        with_root: bool = True,
+        by_presented: bool = False,
+        only_presented: bool = False,
+        incomplete: bool = False,
+    ) -> bool:
+        """Present the path from the own certificate to a trust anchor from now on; whether it is valid.
+
+        :param with_root: whether a self-signed anchor at its end is presented too.
+        :param by_presented: whether it may lead by way of the certificates that ``load_cert_chain`` found.
+        :param only_presented: whether it is made of those alone, with an anchor among them.
+        :param incomplete: whether as much of a path as there is may do.
+        :raises SSLError: if there is no own certificate, or no valid path unless ``incomplete``; nothing is changed.
+        """
+        identity = self._identity
+        if identity is None:
+            message = "no certificate was loaded: call load_cert_chain() first"
+            raise SSLError(SSL_ERROR_SSL, message, reason="NO_CERTIFICATE_SET", library="SSL")
+        chain, valid = self._engine().build_chain(
+            identity, by_presented=by_presented, only_presented=only_presented
+        )
+        if not valid and not incomplete:
+            message = "no valid path leads from the own certificate to a trust anchor"
+            raise SSLError(SSL_ERROR_SSL, message, reason="CERTIFICATE_VERIFY_FAILED", library="SSL")
+        if not with_root and len(chain) > 1 and credentials.is_self_signed(chain[-1]):
+            chain.pop()
+        self._identity = identity._replace(chain=chain or identity.chain[:1], complete=True)
+        self._changed()
+        return valid
+
     @property
     def identity(self) -> credentials.Identity | None:
         """What ``load_cert_chain`` loaded."""
@@ -281,15 +319,7 @@ class Context:
 
     def set_ciphers(self, ciphers: str) -> None:
         """The cipher suites by preference, in OpenSSL's notation. Raises :class:`~dtls.SSLError` if none is left."""
-        previous = self._cipher_string
-        self._cipher_string = ciphers
-        self._changed()
-        try:
-            self._engine()
-        except Exception:
-            self._cipher_string = previous
-            self._changed()
-            raise
+        self._try("_cipher_string", ciphers)
 
     def get_ciphers(self) -> list[dict[str, str]]:
         """The suites ready for use, by preference: dictionaries with ``name``."""
@@ -299,6 +329,66 @@ class Context:
     def cipher_string(self) -> str:
         """What ``set_ciphers`` was given."""
         return self._cipher_string
+
+    def set_groups(self, groups: str) -> None:
+        """The key-exchange groups by preference, separated by colons: ``"X25519:P-256"`` (RFC 8422, 5.1.1).
+
+        Raises :class:`~dtls.SSLError` if one of them is not known, and :exc:`NotImplementedError` for more than one
+        where the ``cryptography`` package is too old.
+        """
+        self._try("_groups", groups)
+
+    def set_ecdh_curve(self, curve_name: str) -> None:
+        """The one key-exchange group; as :meth:`set_groups`."""
+        self.set_groups(curve_name)
+
+    def reset_groups(self) -> None:
+        """The engine's own choice of groups again."""
+        self._groups = None
+        self._changed()
+
+    @property
+    def groups(self) -> str | None:
+        """What :meth:`set_groups` was given; ``None`` for the engine's own choice."""
+        return self._groups
+
+    def set_server_sigalgs(self, sigalgs: str) -> None:
+        """The signature algorithms for handshakes, separated by colons: ``"ECDSA+SHA256"`` (RFC 5246, 7.4.1.4.1).
+
+        Raises :class:`~dtls.SSLError` if one of them is not known.
+        """
+        self._try("_server_sigalgs", sigalgs)
+
+    @property
+    def server_sigalgs(self) -> str | None:
+        """What :meth:`set_server_sigalgs` was given; ``None`` for the engine's own choice."""
+        return self._server_sigalgs
+
+    def set_info_callback(self, callback: InfoCallback | None) -> None:
+        """Have ``callback(state, where, return_code)`` called whenever a handshake gets on; ``None`` ends that.
+
+        ``state`` is in words; the two numbers are those of OpenSSL's ``SSL_CTX_set_info_callback``. What it raises is
+        printed and ignored.
+        """
+        self._info_callback = callback
+        self._changed()
+
+    @property
+    def info_callback(self) -> InfoCallback | None:
+        """What :meth:`set_info_callback` was given."""
+        return self._info_callback
+
+    def _try(self, attribute: str, value: str) -> None:
+        """Set an attribute that the engine has its say about."""
+        previous = getattr(self, attribute)
+        setattr(self, attribute, value)
+        self._changed()
+        try:
+            self._engine()
+        except Exception:
+            setattr(self, attribute, previous)
+            self._changed()
+            raise
 
     def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
         """The application protocols to offer or to choose from, by preference (RFC 7301); 1 to 255 bytes each."""
@@ -318,15 +408,12 @@ class Context:
 
     @property
     def mtu(self) -> int:
-        """The largest UDP payload in bytes, 256 to 65,507. Flights are cut to it; longer messages are refused."""
+        """The largest UDP payload in bytes, 208 to 65,507. Flights are cut to it; longer messages are refused."""
         return self._mtu
 
     @mtu.setter
     def mtu(self, value: int) -> None:
-        if not MINIMUM_MTU <= value <= MAXIMUM_MTU:
-            message = f"mtu must be {MINIMUM_MTU} to {MAXIMUM_MTU} bytes, not {value!r}"
-            raise ValueError(message)
-        self._mtu = int(value)
+        self._mtu = _usable_mtu(value)
 
     @property
     def handshake_timeout(self) -> float:
@@ -355,6 +442,8 @@ class Context:
         server_hostname: str | None = None,
         client_hello: ReceivedClientHello | None = None,
         peer_address: Hashable | None = None,
+        mtu: int | None = None,
+        timer: RetransmissionTimer | None = None,
     ) -> Connection:
         """A new association without any I/O, in this context's role; its handshake begins at ``now`` (seconds).
 
@@ -362,6 +451,8 @@ class Context:
         :param client_hello: for servers: a ClientHello that was received already.
         :param peer_address: for servers: the client must first prove by a cookie that it is there (RFC 6347, 4.2.1).
             ``None`` if it has, by ``client_hello`` or by other means: else the server can be used to flood others.
+        :param mtu: what counts instead of :attr:`mtu` for this association.
+        :param timer: what says when to repeat a flight, instead of RFC 6347's timer.
         :raises ValueError: for a name that is missing, empty or out of place.
         :raises SSLError: for settings that the engine does not take.
         """
@@ -386,6 +477,8 @@ class Context:
             server_hostname=server_hostname,
             client_hello=client_hello,
             peer_address=peer_address,
+            mtu=self._mtu if mtu is None else _usable_mtu(mtu),
+            timer=timer or RetransmissionTimer(self._initial_retransmission_timeout),
         )
 
     def wrap_socket(
@@ -432,6 +525,13 @@ def _certificate_data(cadata: str | bytes) -> bytes:
         return bytes(cadata)
     message = "cadata should be an ASCII string or a bytes-like object"
     raise TypeError(message)
+
+
+def _usable_mtu(value: int) -> int:
+    if not MINIMUM_MTU <= value <= MAXIMUM_MTU:
+        message = f"mtu must be {MINIMUM_MTU} to {MAXIMUM_MTU} bytes, not {value!r}"
+        raise ValueError(message)
+    return int(value)
 
 
 def _positive_seconds(name: str, value: float) -> float:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -58,10 +59,14 @@ SYSTEM_BUNDLES = (
 
 
 class Identity(NamedTuple):
-    """Who one side is: its certificate and what leads to an anchor (DER, its own first), and its private key."""
+    """Who one side is: its certificate and what leads to an anchor (DER, its own first), and its private key.
+
+    A chain that is not ``complete`` may be completed from the trust anchors when it is sent.
+    """
 
     chain: list[bytes]
     key: PrivateKey
+    complete: bool = False
 
 
 def _error(message: str, reason: str, library: str = "SSL") -> SSLError:
@@ -74,6 +79,16 @@ def _read(source: str | os.PathLike[str] | bytes) -> bytes:
 
 def _name_of(source: object) -> str:
     return "the data given" if isinstance(source, bytes) else repr(os.fspath(cast("Any", source)))
+
+
+def is_self_signed(der: bytes) -> bool:
+    """Whether a certificate (DER) was issued with its own key."""
+    certificate = x509.load_der_x509_certificate(der)
+    try:
+        certificate.verify_directly_issued_by(certificate)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def load_identity(

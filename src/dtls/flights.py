@@ -21,8 +21,8 @@ from .wire import (
 if TYPE_CHECKING:
     from .reassembly import Message
 
-MINIMUM_MTU = 256
-"""The smallest datagram in bytes that the protocol is cut for."""
+MINIMUM_MTU = 208
+"""The smallest datagram in bytes that flights are cut for: what a link of 256 bytes leaves under IPv6 and UDP."""
 _CHANGE_CIPHER_SPEC = b"\x01"
 
 

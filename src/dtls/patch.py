@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from . import err, sslconnection
+from .pydtls import config
 from .pydtls.arguments import PROTOCOL_DTLS, PROTOCOL_DTLSv1, PROTOCOL_DTLSv1_2
 
 if TYPE_CHECKING:
@@ -28,12 +29,6 @@ _CONSTANTS = {
     "PROTOCOL_DTLSv1": PROTOCOL_DTLSv1,
     "PROTOCOL_DTLSv1_2": PROTOCOL_DTLSv1_2,
     "PROTOCOL_DTLS": PROTOCOL_DTLS,
-    "SSL_BUILD_CHAIN_FLAG_NONE": 0,
-    "SSL_BUILD_CHAIN_FLAG_UNTRUSTED": 1,
-    "SSL_BUILD_CHAIN_FLAG_NO_ROOT": 2,
-    "SSL_BUILD_CHAIN_FLAG_CHECK": 4,
-    "SSL_BUILD_CHAIN_FLAG_IGNORE_ERROR": 8,
-    "SSL_BUILD_CHAIN_FLAG_CLEAR_ERROR": 16,
 }
 _VERSIONS = ("DTLS_OPENSSL_VERSION", "DTLS_OPENSSL_VERSION_INFO", "DTLS_OPENSSL_VERSION_NUMBER")
 
@@ -59,6 +54,9 @@ def _patch(ssl: Any) -> None:
     from .pydtls.sslsocket import DatagramSSLSocket  # noqa: PLC0415 - it needs the ssl module
 
     patched: dict[str, Any] = dict(_CONSTANTS)
+    patched.update(
+        {name: value for name, value in vars(config).items() if name.startswith("SSL_BUILD_CHAIN_")}
+    )
     patched.update({name: getattr(sslconnection, name) for name in _VERSIONS})
     patched.update({name: getattr(err, name) for name in err.__all__ if name.startswith("ERR_")})
     patched["wrap_socket"] = _wrap_socket_for(ssl)

@@ -50,6 +50,7 @@ from .err import (
 )
 from .pydtls.arguments import PROTOCOL_DTLS, PROTOCOL_DTLSv1, PROTOCOL_DTLSv1_2, make_context
 from .pydtls.borrowed import BorrowedSocket
+from .pydtls.config import SSL, SSLContext, configured
 from .pydtls.reception import Arrival, Reception
 from .sockets import SHUTDOWN_PATIENCE
 
@@ -69,9 +70,11 @@ __all__ = [
     "DTLS_OPENSSL_VERSION_INFO",
     "DTLS_OPENSSL_VERSION_NUMBER",
     "PROTOCOL_DTLS",
+    "SSL",
     "PROTOCOL_DTLSv1",
     "PROTOCOL_DTLSv1_2",
     "SSLConnection",
+    "SSLContext",
 ]
 
 DTLS_OPENSSL_VERSION: str
@@ -99,12 +102,11 @@ class SSLConnection:
     :param ca_certs: the root certificates to verify the peer's with, likewise.
     :param suppress_ragged_eofs: accepted as in the ``ssl`` module; datagrams have no ragged ends.
     :param ciphers: cipher suites in OpenSSL's notation, by default ``"DEFAULT"``.
-    :param cb_user_config_ssl_ctx: not implemented yet.
-    :param cb_user_config_ssl: not implemented yet.
+    :param cb_user_config_ssl_ctx: called with an :class:`SSLContext` that has further settings, here.
+    :param cb_user_config_ssl: called with an :class:`SSL`, that has more, for each association.
     :raises SSLError: package errors 298, 500 and 501; OpenSSL errors with number 0 for files that are of no use; what
         :meth:`do_handshake` raises.
     :raises InvalidSocketError: for a socket that is not a datagram socket.
-    :raises NotImplementedError: for callbacks.
     """
 
     def __init__(
@@ -119,12 +121,9 @@ class SSLConnection:
         do_handshake_on_connect: bool = True,
         suppress_ragged_eofs: bool = True,
         ciphers: str | None = None,
-        cb_user_config_ssl_ctx: Callable[[Any], object] | None = None,
-        cb_user_config_ssl: Callable[[Any], object] | None = None,
+        cb_user_config_ssl_ctx: Callable[[SSLContext], object] | None = None,
+        cb_user_config_ssl: Callable[[SSL], object] | None = None,
     ) -> None:
-        if cb_user_config_ssl_ctx is not None or cb_user_config_ssl is not None:
-            message = "cb_user_config_ssl_ctx and cb_user_config_ssl are not implemented yet"
-            raise NotImplementedError(message)
         if bool(keyfile) != bool(certfile):
             raise_ssl_error(ERR_BOTH_KEY_CERT_FILES)
         if server_side and not keyfile:
@@ -141,7 +140,9 @@ class SSLConnection:
             ca_certs=ca_certs,
             ciphers=ciphers,
         )
-        self._set_up(context, sock, do_handshake_on_connect, suppress_ragged_eofs)
+        if cb_user_config_ssl_ctx is not None:
+            cb_user_config_ssl_ctx(SSLContext(context))
+        self._set_up(context, sock, do_handshake_on_connect, suppress_ragged_eofs, cb_user_config_ssl)
         peer = peer_of(sock)
         if peer is not None:
             self._begin(peer)
@@ -156,12 +157,14 @@ class SSLConnection:
         sock: socket.socket,
         do_handshake_on_connect: bool,
         suppress_ragged_eofs: bool,
+        configure: Callable[[SSL], object] | None,
         driver: Driver | None = None,
     ) -> None:
         self._context = context
         self._sock = sock
         self._do_handshake_on_connect = do_handshake_on_connect
         self._suppress_ragged_eofs = suppress_ragged_eofs
+        self._configure = configure
         self._listens = False
         self._reception: Reception | None = None
         self._arrival: Arrival | None = None
@@ -174,7 +177,12 @@ class SSLConnection:
         sock, driver = self._receptionist().admit(arrival)
         accepted = type(self).__new__(type(self))
         accepted._set_up(  # noqa: SLF001 - it is one of us
-            self._context, sock, self._do_handshake_on_connect, self._suppress_ragged_eofs, driver
+            self._context,
+            sock,
+            self._do_handshake_on_connect,
+            self._suppress_ragged_eofs,
+            self._configure,
+            driver,
         )
         return accepted
 
@@ -223,7 +231,7 @@ class SSLConnection:
             message = "listen and accept need a server's socket that is not connected"
             raise InvalidSocketError(message)
         if self._reception is None:
-            self._reception = Reception(self._sock, self._context)
+            self._reception = Reception(self._sock, self._context, self._configure)
         return self._reception
 
     # --- the handshake -------------------------------------------------------------------------------------------
@@ -237,8 +245,12 @@ class SSLConnection:
 
     def _begin(self, peer: Any) -> None:
         try:
+            settings = configured(self._configure, self._sock.family)
             connection = self._context.connection(
-                now(), peer_address=peer if self._context.server_side else None
+                now(),
+                peer_address=peer if self._context.server_side else None,
+                mtu=settings.mtu,
+                timer=settings.timer,
             )
         except TRANSLATED as error:
             raise translate(error, ERR_HANDSHAKE_TIMEOUT, "SSL_new", ssl_error=SSL_ERROR_NONE) from error

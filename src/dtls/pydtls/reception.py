@@ -21,6 +21,7 @@ from dtls.udp import Listener, Origin
 from dtls.wire import DTLS_1_2, ClientHello, parse_client_hello_untrusted
 
 from .borrowed import BorrowedSocket
+from .config import configured
 
 if TYPE_CHECKING:
     import socket
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from dtls.connection import ReceivedClientHello
     from dtls.context import Context
+
+    from .config import SSL
 
 MAX_PROVED = 128
 """How many peers that have proved their address wait to be accepted; the oldest gives way, and will repeat itself."""
@@ -50,9 +53,12 @@ class Reception:
     ``statistics`` tells how many times something was dropped or done, by reason.
     """
 
-    def __init__(self, sock: socket.socket, context: Context) -> None:
+    def __init__(
+        self, sock: socket.socket, context: Context, configure: Callable[[SSL], object] | None = None
+    ) -> None:
         self._sock = BorrowedSocket(sock)
         self._context = context
+        self._configure = configure
         self._listener = Listener(cast("socket.socket", self._sock))  # it has the methods that are called
         self.statistics: Counter[str] = self._listener.statistics
         self._gate = Gate(CookieFactory(), self.statistics)
@@ -88,9 +94,12 @@ class Reception:
         try:
             strays = self._listener.branch(sock, origin)
             sock.settimeout(None)
+            settings = configured(self._configure, sock.family)
             driver = Driver(
                 cast("socket.socket", BorrowedSocket(sock)),
-                self._context.connection(now(), client_hello=arrival.hello),
+                self._context.connection(
+                    now(), client_hello=arrival.hello, mtu=settings.mtu, timer=settings.timer
+                ),
                 peer=origin.address,
                 divert=self._divert_from(origin),
                 keeps_plaintext=True,

@@ -29,13 +29,15 @@ Handle: TypeAlias = Any
 _NAMES = """
 BIO_ADDR_free BIO_ADDR_new BIO_free BIO_new BIO_new_mem_buf BIO_read BIO_s_mem BIO_set_mem_eof_return
 BIO_write DTLS_client_method DTLS_get_data_mtu DTLS_server_method DTLSv1_handle_timeout DTLSv1_listen
-ERR_clear_error ERR_get_error ERR_lib_error_string ERR_reason_error_string EVP_PKEY_free OpenSSL_version
+EC_KEY_free EC_KEY_new_by_curve_name EC_get_builtin_curves ERR_clear_error ERR_get_error
+ERR_lib_error_string ERR_reason_error_string EVP_PKEY_free OBJ_nid2sn OBJ_txt2nid OpenSSL_version
 OpenSSL_version_num SSL_CIPHER_get_bits SSL_CIPHER_get_name SSL_CIPHER_get_version
 SSL_CTX_add_extra_chain_cert SSL_CTX_check_private_key SSL_CTX_free SSL_CTX_get0_param
-SSL_CTX_get_cert_store SSL_CTX_new SSL_CTX_set_alpn_protos SSL_CTX_set_alpn_select_cb
-SSL_CTX_set_cipher_list SSL_CTX_set_cookie_verify_cb SSL_CTX_set_max_proto_version
-SSL_CTX_set_min_proto_version SSL_CTX_set_mode SSL_CTX_set_options SSL_CTX_set_session_cache_mode
-SSL_CTX_set_session_id_context SSL_CTX_set_verify SSL_CTX_use_PrivateKey SSL_CTX_use_certificate
+SSL_CTX_get_cert_store SSL_CTX_new SSL_CTX_set1_sigalgs_list SSL_CTX_set_alpn_protos
+SSL_CTX_set_alpn_select_cb SSL_CTX_set_cipher_list SSL_CTX_set_cookie_verify_cb SSL_CTX_set_info_callback
+SSL_CTX_set_max_proto_version SSL_CTX_set_min_proto_version SSL_CTX_set_mode SSL_CTX_set_options
+SSL_CTX_set_session_cache_mode SSL_CTX_set_session_id_context SSL_CTX_set_tmp_ecdh SSL_CTX_set_verify
+SSL_CTX_use_PrivateKey SSL_CTX_use_certificate
 SSL_ERROR_NONE SSL_ERROR_SSL SSL_ERROR_SYSCALL SSL_ERROR_WANT_READ SSL_ERROR_WANT_WRITE
 SSL_ERROR_ZERO_RETURN SSL_MODE_RELEASE_BUFFERS SSL_OP_CIPHER_SERVER_PREFERENCE SSL_OP_NO_COMPRESSION
 SSL_OP_NO_QUERY_MTU SSL_OP_NO_RENEGOTIATION SSL_OP_NO_TICKET SSL_SESS_CACHE_OFF
@@ -43,10 +45,12 @@ SSL_VERIFY_FAIL_IF_NO_PEER_CERT SSL_VERIFY_NONE SSL_VERIFY_PEER SSL_do_handshake
 SSL_get0_alpn_selected SSL_get0_param SSL_get0_verified_chain SSL_get_cipher_list SSL_get_current_cipher
 SSL_get_error SSL_get_peer_cert_chain SSL_get_peer_certificate SSL_get_verify_result SSL_get_version SSL_new
 SSL_read SSL_set_accept_state SSL_set_bio SSL_set_connect_state SSL_set_mtu SSL_set_tlsext_host_name
-SSL_shutdown SSL_state_string_long SSL_version SSL_write X509_STORE_add_cert X509_STORE_load_locations
-X509_VERIFY_PARAM_set1_host X509_VERIFY_PARAM_set1_ip X509_VERIFY_PARAM_set_flags
-X509_VERIFY_PARAM_set_hostflags X509_free X509_verify_cert_error_string d2i_PrivateKey_bio d2i_X509_bio
-i2d_X509_bio sk_X509_num sk_X509_value
+SSL_shutdown SSL_state_string_long SSL_version SSL_write X509_STORE_CTX_free X509_STORE_CTX_get1_chain
+X509_STORE_CTX_init X509_STORE_CTX_new X509_STORE_add_cert X509_STORE_free X509_STORE_load_locations
+X509_STORE_new X509_VERIFY_PARAM_set1_host X509_VERIFY_PARAM_set1_ip X509_VERIFY_PARAM_set_flags
+X509_VERIFY_PARAM_set_hostflags X509_free X509_verify_cert X509_verify_cert_error_string
+d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_new_null sk_X509_num sk_X509_push
+sk_X509_value
 """
 
 _missing = [name for name in _NAMES.split() if not hasattr(lib, name)]
@@ -79,6 +83,7 @@ _BUFFER_LENGTH = 2**16
 # Not bound, and the same in every version. With encrypt-then-MAC (RFC 7366), OpenSSL's DTLS ends an association at one
 # forged record under a CBC suite instead of dropping it; without, it drops it.
 _SSL_OP_NO_ENCRYPT_THEN_MAC = 1 << 19
+_SSL_MODE_NO_AUTO_CHAIN = 0x8
 
 
 class Buffer(threading.local):
@@ -162,6 +167,43 @@ def load_private_key(der: bytes) -> Handle:
     return ffi.gc(_require(lib.d2i_PrivateKey_bio(_memory_bio_of(der), ffi.NULL)), lib.EVP_PKEY_free)
 
 
+def build_chain(certificate: bytes, untrusted: list[bytes], store: Handle) -> tuple[list[bytes], bool]:
+    """The path from a certificate to an anchor in an X509_STORE, by way of ``untrusted``, and whether it is valid.
+
+    Without an anchor it is as much of a path as was found. All certificates are DER.
+    """
+    clear_errors()
+    leaf = load_certificate(certificate)
+    owned = [load_certificate(der) for der in untrusted]
+    stack = ffi.gc(_require(lib.sk_X509_new_null()), lib.sk_X509_free)
+    for link in owned:
+        _require(lib.sk_X509_push(stack, link))
+    path = ffi.gc(_require(lib.X509_STORE_CTX_new()), lib.X509_STORE_CTX_free)
+    _require(lib.X509_STORE_CTX_init(path, store, leaf, stack))
+    valid = lib.X509_verify_cert(path) == 1
+    found = lib.X509_STORE_CTX_get1_chain(path)
+    chain = _chain_ders(found)
+    for index in range(len(chain)):
+        lib.X509_free(lib.sk_X509_value(found, index))
+    lib.sk_X509_free(found)
+    clear_errors()
+    return chain, valid
+
+
+def store_of(certificates: list[bytes]) -> Handle:
+    """An X509_STORE that trusts these certificates (DER)."""
+    clear_errors()
+    store = ffi.gc(_require(lib.X509_STORE_new()), lib.X509_STORE_free)
+    for der in certificates:
+        _require(lib.X509_STORE_add_cert(store, load_certificate(der)))
+    return store
+
+
+def store_of_context(context: Handle) -> Handle:
+    """The X509_STORE of a context's anchors; it lives as long as the context."""
+    return lib.SSL_CTX_get_cert_store(context)
+
+
 def _certificate_der(certificate: Handle) -> bytes:
     bio = ffi.gc(_require(lib.BIO_new(lib.BIO_s_mem())), lib.BIO_free)
     _require(lib.i2d_X509_bio(bio, certificate))
@@ -204,6 +246,73 @@ def set_cipher_list(context: Handle, ciphers: bytes) -> None:
     _require(lib.SSL_CTX_set_cipher_list(context, ciphers))
 
 
+def set_groups(context: Handle, groups: bytes) -> None:
+    """The groups for key exchange, separated by colons. Raises :class:`OpenSSLError` if one is not known.
+
+    Raises :exc:`NotImplementedError` for several where ``cryptography`` binds only the function for one.
+    """
+    clear_errors()
+    if hasattr(lib, "SSL_CTX_set1_curves_list"):
+        _require(lib.SSL_CTX_set1_curves_list(context, groups))
+        return
+    if b":" in groups:
+        message = "a choice of several groups needs a newer version of cryptography (50 is known to work)"
+        raise NotImplementedError(message)
+    number = curve_number(groups.decode())
+    key = ffi.gc(_require(lib.EC_KEY_new_by_curve_name(number)), lib.EC_KEY_free)
+    _require(lib.SSL_CTX_set_tmp_ecdh(context, key))
+
+
+def set_signature_algorithms(context: Handle, algorithms: bytes) -> None:
+    """The signature algorithms, separated by colons. Raises :class:`OpenSSLError` if one is not known."""
+    clear_errors()
+    _require(lib.SSL_CTX_set1_sigalgs_list(context, algorithms))
+
+
+def observe(context: Handle, observer: Callable[[str, int, int], object]) -> object:
+    """Tell what OpenSSL does: its state in words, and the two numbers of its info callback. Keep what is returned."""
+
+    @ffi.callback("void(SSL *, int, int)")  # type: ignore[untyped-decorator]
+    def callback(ssl: Any, where: int, result: int) -> None:
+        observer(_c_text(lib.SSL_state_string_long(ssl)), where, result)
+
+    lib.SSL_CTX_set_info_callback(context, callback)
+    return callback
+
+
+def curve_number(name: str) -> int:
+    """The NID of an elliptic curve by one of its names, those of NIST included; 0 if it is not known."""
+    return int(lib.OBJ_txt2nid(NIST_CURVES.get(name, name).encode()))
+
+
+def curve_name(number: int) -> str:
+    """OpenSSL's short name of an object, by its NID; empty if it is not known."""
+    name = lib.OBJ_nid2sn(number)
+    clear_errors()
+    return _c_text(name)
+
+
+def curves() -> list[int]:
+    """The NIDs of the elliptic curves that are built in."""
+    count = lib.EC_get_builtin_curves(ffi.NULL, 0)
+    found = ffi.new("EC_builtin_curve[]", count)
+    lib.EC_get_builtin_curves(found, count)
+    return [int(curve.nid) for curve in found]
+
+
+NIST_CURVES = {
+    "P-192": "prime192v1",
+    "P-224": "secp224r1",
+    "P-256": "prime256v1",
+    "P-384": "secp384r1",
+    "P-521": "secp521r1",
+    **{f"K-{bits}": f"sect{bits}k1" for bits in (163, 233, 283, 409, 571)},
+    "B-163": "sect163r2",
+    **{f"B-{bits}": f"sect{bits}r1" for bits in (233, 283, 409, 571)},
+}
+"""NIST's names of elliptic curves (FIPS 186-4, D) and OpenSSL's."""
+
+
 def use_certificate(context: Handle, certificate: Handle, key: Handle, chain: list[Handle]) -> None:
     """The certificate, its key and what is sent along with it. Raises :class:`OpenSSLError` if they do not match."""
     clear_errors()
@@ -215,6 +324,11 @@ def use_certificate(context: Handle, certificate: Handle, key: Handle, chain: li
         own = lib.d2i_X509_bio(_memory_bio_of(_certificate_der(link)), ffi.NULL)
         _require(own)
         _require(lib.SSL_CTX_add_extra_chain_cert(context, own))
+
+
+def send_chain_as_it_is(context: Handle) -> None:
+    """Do not complete a chain of one certificate from the trust anchors."""
+    lib.SSL_CTX_set_mode(context, _SSL_MODE_NO_AUTO_CHAIN)
 
 
 def trust_certificate(context: Handle, certificate: Handle) -> None:

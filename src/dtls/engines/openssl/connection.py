@@ -14,7 +14,7 @@ from dtls.connection import Connection, ConnectionState, ReceivedClientHello
 from dtls.cookie import CookieFactory
 from dtls.errors import SSL_ERROR_SSL, MessageTooLarge, SSLError, SSLZeroReturnError
 from dtls.events import AlertReceived, DataReceived, Event, HandshakeCompleted, HandshakeFailed, PeerClosed
-from dtls.flights import Packer, ProtectedRecord, SentFlight
+from dtls.flights import Packer, ProtectedRecord, RetransmissionTimer, SentFlight
 from dtls.gate import Gate
 from dtls.wire import (
     DTLS_1_0,
@@ -63,6 +63,8 @@ class OpenSSLConnection(Connection):
         server_hostname: str | None,
         client_hello: ReceivedClientHello | None,
         peer_address: Hashable | None,
+        mtu: int,
+        timer: RetransmissionTimer,
     ) -> None:
         self.context = context
         self.server_side = engine_context.server_side
@@ -77,9 +79,9 @@ class OpenSSLConnection(Connection):
         self._max_message_size = 0
         self._shortest_content = shortest_protected_content(None)
         # What the context says now counts for this association, whatever it is told later.
-        self._mtu = context.mtu
+        self._mtu = mtu
         self._limits_messages_to_mtu = context.limits_messages_to_mtu
-        self._flight = SentFlight(Packer(context.mtu))
+        self._flight = SentFlight(Packer(mtu))
         self._fresh_finished_left = MAX_FRESH_FINISHED
         self._peer_address = peer_address
         self._gate: Gate | None = None
@@ -90,6 +92,7 @@ class OpenSSLConnection(Connection):
             self._outgoing,
             now=now,
             flight=self._flight,
+            timer=timer,
             outbox=self._outbox,
             statistics=self.statistics,
             server_hostname=server_hostname,
@@ -375,7 +378,7 @@ class OpenSSLConnection(Connection):
         limit = self._max_message_size
         vessel, why = "record", ""
         if limit < MAX_PLAINTEXT_LENGTH:
-            vessel, why = "datagram", f" (Context.mtu is {self._mtu})"
+            vessel, why = "datagram", f" (the MTU is {self._mtu})"
         return MessageTooLarge(
             f"a message of {length} bytes does not fit one {vessel}: the limit is {limit} bytes{why}",
             limit=limit,

@@ -16,6 +16,8 @@ from . import binding
 from .errors import configuration_error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dtls.context import Context
     from dtls.credentials import Identity
 
@@ -43,6 +45,14 @@ class EngineContext:
             binding.set_cipher_list(handle, context.cipher_string.encode())
         except binding.OpenSSLError as error:
             raise configuration_error(error, "No cipher can be selected") from None
+        if context.groups is not None:
+            self._choose(binding.set_groups, context.groups, "No key-exchange group can be selected")
+        if context.server_sigalgs is not None:
+            self._choose(
+                binding.set_signature_algorithms,
+                context.server_sigalgs,
+                "No signature algorithm can be selected",
+            )
         binding.set_verification(
             handle,
             verify=context.verify_mode.wants_certificate,
@@ -59,6 +69,14 @@ class EngineContext:
             binding.accept_any_cookie(handle)
         if context.alpn_protocols:
             self._negotiate_application(context.alpn_protocols)
+        if context.info_callback is not None:
+            self._info_callback = binding.observe(handle, context.info_callback)
+
+    def _choose(self, choose: Callable[[binding.Handle, bytes], None], names: str, complaint: str) -> None:
+        try:
+            choose(self._handle, names.encode())
+        except binding.OpenSSLError as error:
+            raise configuration_error(error, f"{complaint} from {names!r}") from None
 
     def _present(self, identity: Identity) -> None:
         if self.server_side and isinstance(identity.key, (Ed25519PrivateKey, Ed448PrivateKey)):
@@ -66,6 +84,8 @@ class EngineContext:
             message = "OpenSSL's DTLS server cannot use an Ed25519 or Ed448 key: an RSA or EC key is needed"
             raise SSLError(SSL_ERROR_SSL, message, reason="UNKNOWN_CERTIFICATE_TYPE", library="SSL")
         chain = [binding.load_certificate(der) for der in identity.chain]
+        if identity.complete:
+            binding.send_chain_as_it_is(self._handle)
         key = identity.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         try:
             binding.use_certificate(self._handle, chain[0], binding.load_private_key(key), chain[1:])
@@ -96,6 +116,16 @@ class EngineContext:
         if server_hostname is not None and not self.server_side:
             _name_the_server(ssl, server_hostname, check=context.check_hostname)
         return ssl
+
+    def build_chain(
+        self, identity: Identity, *, by_presented: bool, only_presented: bool
+    ) -> tuple[list[bytes], bool]:
+        """The path from ``identity``'s certificate to an anchor, and whether it is valid.
+
+        By way of what is presented now, if asked for; or made of nothing else, each of which is an anchor then.
+        """
+        store = binding.store_of(identity.chain) if only_presented else binding.store_of_context(self._handle)
+        return binding.build_chain(identity.chain[0], identity.chain[1:] if by_presented else [], store)
 
     def cipher_names(self) -> list[str]:
         """The suites that a connection would be ready to use."""

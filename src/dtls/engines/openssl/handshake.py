@@ -89,6 +89,7 @@ class Handshake:
         *,
         now: float,
         flight: SentFlight,
+        timer: RetransmissionTimer,
         outbox: list[bytes],
         statistics: Counter[str],
         server_hostname: str | None,
@@ -103,7 +104,7 @@ class Handshake:
         self._server_hostname = server_hostname
         self._time_allowed = context.handshake_timeout
         self._deadline = now + self._time_allowed
-        self._timer = RetransmissionTimer(context.initial_retransmission_timeout)
+        self._timer = timer
         self._reassembler = Reassembler(server_side=context.server_side)
         self._record = 0  # the number of the next record that OpenSSL is given in epoch 0
         self._record_version = DTLS_1_0
