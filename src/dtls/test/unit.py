@@ -185,7 +185,10 @@ def _summarise(outcomes: Sequence[_Outcome], seconds: float) -> int:
     skipped = sum(outcome.skipped for outcome in outcomes)
     ways = sum(not outcome.not_run for outcome in outcomes)
     verdict = "FAILED" if failed else "OK" if tests else "NOTHING RAN"
-    _say(f"{verdict}: {ways} ways, {tests} tests, {failed} failed, {skipped} skipped, in {seconds:.1f} s")
+    plural = "" if ways == 1 else "s"
+    _say(
+        f"{verdict}: {ways} way{plural}, {tests} tests, {failed} failed, {skipped} skipped, in {seconds:.1f} s"
+    )
     if failed:
         return 1
     return 0 if tests else _NOTHING_FOUND
