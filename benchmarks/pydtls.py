@@ -5,6 +5,9 @@
 The old package, python3-dtls 1.3.0, needs a directory with itself in it (``--old``), one with ``libssl.so.1.1`` and
 ``libcrypto.so.1.1`` (``--old-libraries``) and Python 3.11 at most (``--old-python``). Without it, its figures as they
 were measured once are printed beside. Both sides run the same program, ``pydtls_peer.py``, whichever the package.
+
+Where an idle core takes long to wake, echoes measure little else; all on one core (``taskset -c 0 python -m ...``) they
+say more of the packages, and what goes one way says less.
 """
 
 from __future__ import annotations
