@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
+import dtls
 from dtls.certificates import CertificateAuthority, IssuedCertificate
 from dtls.context import PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERVER, Context
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # A busy machine is not a failure; the time limit of each test guards against what never ends.
 hypothesis.settings.register_profile("dtls", deadline=None)
@@ -48,6 +53,15 @@ def server(server_certificate: IssuedCertificate) -> Context:
     context = Context(PROTOCOL_DTLS_SERVER)
     context.load_cert_chain(server_certificate.private_key_and_chain_pem)
     return context
+
+
+@pytest.fixture(params=["osnet", "router"])
+def demux(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How PyDTLS's listening sockets tell their peers apart: each test that asks for this is run with both."""
+    if request.param == "router":
+        dtls.force_routing_demux()
+    yield request.param
+    dtls.reset_default_demux()
 
 
 @pytest.fixture(scope="session")

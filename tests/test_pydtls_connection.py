@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from dtls.certificates import IssuedCertificate
 
+pytestmark = pytest.mark.usefixtures("demux")
+
 SHORT = 0.05
 """Seconds that are meant to run out."""
 
@@ -306,7 +308,7 @@ def test_after_the_end_the_sockets_speak_plaintext(pem: bytes, host: str) -> Non
         # Not even asking again makes the association swallow what is not its own.
         assert raised(far.read).args[0] == err.SSL_ERROR_ZERO_RETURN
         other = far.unwrap()
-        assert type(other) is socket.socket
+        assert isinstance(other, socket.socket)
         assert other.recv(100) == b"in plaintext"
         other.send(b"likewise")
         assert plain.recv(100) == b"likewise"

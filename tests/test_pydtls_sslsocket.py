@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from dtls.certificates import CertificateAuthority
 
 
+pytestmark = pytest.mark.usefixtures("demux")
+
+
 @pytest.fixture
 def bench(ca: CertificateAuthority, tmp_path: Path) -> Bench:
     return Bench(ca, tmp_path)

@@ -270,7 +270,7 @@ def test_what_a_new_socket_gets_before_it_is_connected_is_handed_on(
     def branch(self: Listener, sock: socket.socket, origin: Origin) -> Any:
         nonlocal misled
         if not others:
-            sock.bind(self._address_for(origin))
+            sock.bind(self.own_address(origin))
             while not select.select([sock], [], [], 0)[0]:
                 assert len(others) < 64, "the kernel gives the new socket nothing"
                 others.append(Visitor(client, self.sock.getsockname()))

@@ -17,6 +17,7 @@ from .context import (
     create_default_context,
 )
 from .cookie import CookieFactory
+from .demux import force_routing_demux, reset_default_demux
 from .endpoint import Association, Endpoint, EndpointEvent, EndpointLimits
 from .errors import (
     AssociationReplaced,
@@ -88,4 +89,6 @@ __all__ = [
     "create_server",
     "do_patch",
     "err",
+    "force_routing_demux",
+    "reset_default_demux",
 ]

@@ -33,7 +33,7 @@ from .gate import begins_client_hello
 from .wire import ContentType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .connection import Connection
 
@@ -56,17 +56,24 @@ _HANDSHAKING, _ESTABLISHED = ConnectionState.HANDSHAKING, ConnectionState.ESTABL
 now = time.monotonic
 
 
-def wait_until_ready(descriptor: int, *, writable: bool, until: float) -> None:
-    """Wait until a descriptor is readable (or writable, if asked for), or the time ``until`` has come."""
+def wait_until_ready(
+    descriptor: int, *, writable: bool, until: float, also_readable: Sequence[int] = ()
+) -> None:
+    """Wait until a descriptor is readable (or writable, if asked for), or the time ``until`` has come.
+
+    ``also_readable`` are further descriptors, to be readable.
+    """
     seconds = until - now()
     if hasattr(select, "poll"):
         poll = select.poll()
         poll.register(descriptor, select.POLLIN | (select.POLLOUT if writable else 0))
+        for other in also_readable:
+            poll.register(other, select.POLLIN)
         # Rounded up: a wait that ends a millisecond early would be a busy loop.
         poll.poll(None if seconds == math.inf else max(0, math.ceil(seconds * 1000)))
     else:  # pragma: no cover - Windows
-        writers = [descriptor] if writable else []
-        select.select([descriptor], writers, writers, None if seconds == math.inf else max(0.0, seconds))
+        readers, writers = [descriptor, *also_readable], [descriptor] if writable else []
+        select.select(readers, writers, writers, None if seconds == math.inf else max(0.0, seconds))
 
 
 def same_address(one: Any, other: Any) -> bool:
@@ -81,6 +88,8 @@ class Driver:
     :param divert: takes datagrams that may not be for this association: a stranger's, and ClientHellos of the peer,
         which may begin anew. Called without the lock; gives back through :meth:`deliver` what was for us after all.
     :param keeps_plaintext: only strangers' datagrams are diverted: the handshake itself is run here.
+    :param wait: waits for ``sock``, given ``writable`` and ``until`` as :func:`wait_until_ready` has them, if the
+        descriptor alone does not tell when there is something to read.
     """
 
     def __init__(
@@ -92,6 +101,7 @@ class Driver:
         divert: Callable[[bytes, Any], None] | None = None,
         refusals_tolerated: int = REFUSALS_TOLERATED,
         keeps_plaintext: bool = False,
+        wait: Callable[[bool, float], None] | None = None,
     ) -> None:
         sock.setblocking(False)
         self.sock = sock
@@ -103,6 +113,7 @@ class Driver:
         self._peer = peer
         self._divert = divert
         self._keeps_plaintext = keeps_plaintext
+        self._wait_elsewhere = wait
         self.shares = False
         """Whether ``divert`` gets a copy of everything, since the peer is in a new handshake."""
         self._refusals_tolerated = refusals_tolerated
@@ -235,6 +246,12 @@ class Driver:
             self._closed = True
             self._owns_socket = False
             return self.sock
+
+    @property
+    def takes_client_hellos(self) -> bool:
+        """Whether a ClientHello may be for this association, which has begun or was given up for plaintext."""
+        handshaking = self.connection.state is _HANDSHAKING and self.error is None
+        return handshaking or (self._closed and not self._owns_socket)
 
     def abandon(self, error: SSLError) -> list[bytes]:
         """End the association from outside, waking whoever waits on it; what the kernel still holds of it."""
@@ -444,7 +461,10 @@ class Driver:
             self._waiting += 1
             descriptor = self.sock.fileno()
         try:
-            wait_until_ready(descriptor, writable=writable, until=until)
+            if self._wait_elsewhere is None:
+                wait_until_ready(descriptor, writable=writable, until=until)
+            else:
+                self._wait_elsewhere(writable, until)
         finally:
             with self._lock:
                 self._waiting -= 1

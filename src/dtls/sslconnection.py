@@ -49,7 +49,7 @@ from .err import (
     translate,
 )
 from .pydtls.arguments import PROTOCOL_DTLS, PROTOCOL_DTLSv1, PROTOCOL_DTLSv1_2, make_context
-from .pydtls.borrowed import BorrowedSocket
+from .pydtls.borrowed import BorrowedSocket, borrow
 from .pydtls.config import SSL, SSLContext, configured
 from .pydtls.reception import Arrival, Reception
 from .sockets import SHUTDOWN_PATIENCE
@@ -255,7 +255,9 @@ class SSLConnection:
         except TRANSLATED as error:
             raise translate(error, ERR_HANDSHAKE_TIMEOUT, "SSL_new", ssl_error=SSL_ERROR_NONE) from error
         # It has the methods that a driver calls. Refusals are its own affair: they are told at once, and do not last.
-        self._driver = Driver(cast("socket.socket", BorrowedSocket(self._sock)), connection)
+        borrowed = borrow(self._sock)
+        self._driver = Driver(cast("socket.socket", borrowed), connection, wait=borrowed.wait)
+        borrowed.attach(self._driver)
         self._driver.flush()
 
     def do_handshake(self) -> None:

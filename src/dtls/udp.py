@@ -76,14 +76,28 @@ class Listener:
     def send(self, datagram: bytes, origin: Origin) -> None:
         """Send to where a datagram came from. What the kernel does not take is lost, as any datagram may be."""
         try:
-            if origin.local is None:
-                self.sock.sendto(datagram, origin.address)
-            else:
-                self.sock.sendmsg(
-                    [datagram], [_packet_info(self.sock.family, origin.local)], 0, origin.address
-                )
+            self.transmit(datagram, origin)
         except OSError as error:
             self._count(error)
+
+    def transmit(self, datagram: bytes, origin: Origin) -> None:
+        """As :meth:`send`. Raises what the kernel says, :exc:`BlockingIOError` if there is no room."""
+        if origin.local is None:
+            self.sock.sendto(datagram, origin.address)
+        else:
+            self.sock.sendmsg([datagram], [_packet_info(self.sock.family, origin.local)], 0, origin.address)
+
+    def own_address(self, origin: Origin) -> Any:
+        """Which address of ours the peer writes to."""
+        own = self.sock.getsockname()
+        if origin.local is None:
+            return own
+        packed, interface = origin.local
+        host = socket.inet_ntop(self.sock.family, packed)
+        if self.sock.family == socket.AF_INET:
+            return host, own[1]
+        link_local = packed[:2] == b"\xfe\x80"
+        return host, own[1], 0, interface if link_local else 0
 
     def new_socket(self) -> socket.socket:
         """A socket that may be bound to the same address. Raises :exc:`OSError` if no descriptor is left."""
@@ -101,20 +115,9 @@ class Listener:
 
     def branch(self, sock: socket.socket, origin: Origin) -> list[tuple[bytes, Any]]:
         """Bind a :meth:`new_socket` to our address and connect it to the peer; what came to it before that."""
-        sock.bind(self._address_for(origin))
+        sock.bind(self.own_address(origin))
         sock.connect(origin.address)
         return self._strays(sock)
-
-    def _address_for(self, origin: Origin) -> Any:
-        own = self.sock.getsockname()
-        if origin.local is None:
-            return own
-        packed, interface = origin.local
-        host = socket.inet_ntop(self.sock.family, packed)
-        if self.sock.family == socket.AF_INET:
-            return host, own[1]
-        link_local = packed[:2] == b"\xfe\x80"
-        return host, own[1], 0, interface if link_local else 0
 
     def _strays(self, sock: socket.socket) -> list[tuple[bytes, Any]]:
         strays: list[tuple[bytes, Any]] = []

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeVar
 
+    from dtls.driver import Driver
+
     _Result = TypeVar("_Result")
 
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
@@ -44,6 +46,12 @@ class BorrowedSocket:
     def proto(self) -> int:
         """The protocol's number."""
         return self.sock.proto
+
+    wait: Callable[[bool, float], None] | None = None
+    """What waits for the socket, if its descriptor alone does not tell; see :class:`~dtls.driver.Driver`."""
+
+    def attach(self, driver: Driver) -> None:
+        """Be told which driver uses this socket."""
 
     def setblocking(self, flag: bool) -> None:
         """Nothing: the mode is the owner's."""
@@ -139,3 +147,9 @@ class BorrowedSocket:
             ([], [descriptor]) if writable else ([descriptor], [])
         )  # pragma: no cover - Windows
         return any(select.select(readers, writers, [], 0))  # pragma: no cover
+
+
+def borrow(sock: socket.socket) -> BorrowedSocket:
+    """What a driver is given for ``sock``, which may be one to which a demultiplexer forwards."""
+    lend: Callable[[], BorrowedSocket] | None = getattr(sock, "borrowed", None)
+    return BorrowedSocket(sock) if lend is None else lend()

@@ -1,8 +1,7 @@
 """The listening half of PyDTLS's ``SSLConnection``: who knocks, and who has proved its address.
 
 Cookies are exchanged here, through the gate, at no cost that a stranger could run up. Each peer that has proved its
-address gets a UDP socket of its own, on which its handshake runs: bound to the same port and connected to it. What
-arrives on the wrong one of these sockets, between binding and connecting, is taken to where it belongs.
+address gets a UDP socket of its own from the demultiplexer (:mod:`dtls.demux`), on which its handshake runs.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ import logging
 import math
 import threading
 import weakref
-from collections import Counter, deque
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
 
 from dtls.cookie import CookieFactory
-from dtls.driver import MAX_READS, Driver, now, wait_until_ready
+from dtls.demux import new_demux
+from dtls.driver import MAX_READS, Driver, now
 from dtls.gate import Gate
-from dtls.udp import Listener, Origin
+from dtls.udp import Origin
 from dtls.wire import DTLS_1_2, ClientHello, parse_client_hello_untrusted
 
 from .borrowed import BorrowedSocket
@@ -25,6 +25,7 @@ from .config import configured
 
 if TYPE_CHECKING:
     import socket
+    from collections import Counter
     from collections.abc import Callable
 
     from dtls.connection import ReceivedClientHello
@@ -45,6 +46,8 @@ class Arrival(NamedTuple):
 
     origin: Origin
     hello: ReceivedClientHello
+    random: bytes
+    """The client random, which tells a repeated ClientHello from that of a new handshake."""
 
 
 class Reception:
@@ -56,15 +59,14 @@ class Reception:
     def __init__(
         self, sock: socket.socket, context: Context, configure: Callable[[SSL], object] | None = None
     ) -> None:
-        self._sock = BorrowedSocket(sock)
+        self._sock = sock
         self._context = context
         self._configure = configure
-        self._listener = Listener(cast("socket.socket", self._sock))  # it has the methods that are called
-        self.statistics: Counter[str] = self._listener.statistics
+        self._demux = new_demux(BorrowedSocket(sock), _unless_gone(self))
+        self.statistics: Counter[str] = self._demux.statistics
         self._gate = Gate(CookieFactory(), self.statistics)
-        self._lock = threading.Lock()  # the gate's; no driver's lock is taken under it
+        self._lock = threading.Lock()  # of gate and queue; no driver's lock is taken under it
         self._proved: deque[Arrival] = deque(maxlen=MAX_PROVED)
-        self._drivers: weakref.WeakValueDictionary[Origin, Driver] = weakref.WeakValueDictionary()
 
     def wait(self, timeout: float | None) -> Arrival | None:
         """The next peer; ``None`` when ``timeout`` seconds have passed, or what came was not worth waiting on."""
@@ -72,9 +74,10 @@ class Reception:
         until = limit
         reads = 0
         while True:
-            if self._proved:
-                return self._proved.popleft()
-            received = self._listener.receive() if reads < MAX_READS else None
+            arrival = self._next_arrival()
+            if arrival is not None:
+                return arrival
+            received = self._demux.receive() if reads < MAX_READS else None
             if received is not None:
                 reads += 1
                 # After junk the caller may have better to do; after a cookie was sent, it will soon be back.
@@ -82,7 +85,14 @@ class Reception:
             elif timeout == 0 or reads >= MAX_READS or now() >= until:
                 return None
             else:
-                wait_until_ready(self._sock.fileno(), writable=False, until=until)
+                self._demux.wait(until)
+
+    def _next_arrival(self) -> Arrival | None:
+        with self._lock:
+            arrival = self._proved.popleft() if self._proved else None
+        if arrival is not None and self._proved:
+            self._demux.wake()  # for other threads that wait to accept, one of which may have been woken in vain
+        return arrival
 
     def admit(self, arrival: Arrival) -> tuple[socket.socket, Driver]:
         """A socket of its own for a peer, and its association, which has answered the ClientHello.
@@ -90,57 +100,39 @@ class Reception:
         Raises :exc:`OSError` if there are no descriptors left.
         """
         origin = arrival.origin
-        sock = self._listener.new_socket()
+        sock, strays = self._demux.get_connection(origin)
         try:
-            strays = self._listener.branch(sock, origin)
-            sock.settimeout(None)
             settings = configured(self._configure, sock.family)
-            driver = Driver(
-                cast("socket.socket", BorrowedSocket(sock)),
-                self._context.connection(
-                    now(), client_hello=arrival.hello, mtu=settings.mtu, timer=settings.timer
-                ),
-                peer=origin.address,
-                divert=self._divert_from(origin),
-                keeps_plaintext=True,
+            connection = self._context.connection(
+                now(), client_hello=arrival.hello, mtu=settings.mtu, timer=settings.timer
             )
+            driver = self._demux.drive(sock, connection, origin, arrival.random)
         except BaseException:
             sock.close()
             raise
-        self._drivers[origin] = driver
         driver.flush()
         for datagram, address in strays:
             self._receive(datagram, Origin(address, origin.local))
         return sock, driver
 
-    def _divert_from(self, origin: Origin) -> Callable[[bytes, Any], None]:
-        """What is to be done with datagrams of others that are found in a peer's socket later.
-
-        A thread that waits in :meth:`wait` is not woken. It need not be: the one thing that it would want to see is a
-        ClientHello with a cookie, which is repeated after a second and then arrives at the right socket.
-        """
-        reception = weakref.ref(self)
-
-        def divert(datagram: bytes, address: Any) -> None:
-            owner = reception()
-            if owner is not None:
-                owner._receive(datagram, Origin(address, origin.local))  # noqa: SLF001 - it is a part of this class
-
-        return divert
+    def receive_elsewhere(self, datagram: bytes, origin: Origin) -> None:
+        """Take in a datagram of a peer that has not been accepted, found by whoever waited for something else."""
+        if self._sock.fileno() < 0:
+            self.statistics["dropped_not_listening"] += 1
+            return
+        self._judge(datagram, origin)
+        if self._proved:
+            self._demux.wake()
 
     def _receive(self, datagram: bytes, origin: Origin) -> bool:
         """Whether more is to be expected of whoever sent this."""
-        driver = self._drivers.get(origin)
-        if driver is None:
-            return self._judge(datagram, origin)
-        driver.deliver(datagram)  # it came before that peer's socket was connected
-        return False
+        return not self._demux.forward(datagram, origin) and self._judge(datagram, origin)
 
     def _judge(self, datagram: bytes, origin: Origin) -> bool:
         with self._lock:
             verdict = self._gate.judge_untrusted(datagram, origin, now())
         if verdict.answer is not None:
-            self._listener.send(verdict.answer, origin)
+            self._demux.send(verdict.answer, origin)
             return True
         if verdict.hello is None:
             return False
@@ -149,12 +141,28 @@ class Reception:
             self.statistics["dropped_old_version"] += 1
             logger.info("the client at %s speaks too old a version of DTLS", origin.address)
             return False
-        waiting = [arrival for arrival in self._proved if arrival.origin == origin]
-        for arrival in waiting:  # it repeats itself
-            self._proved.remove(arrival)
-        self._proved.append(Arrival(origin, verdict.hello))
+        if self._demux.knows(origin, verdict.random):
+            self.statistics["dropped_repeated_hello"] += 1
+            return False
+        with self._lock:
+            waiting = [arrival for arrival in self._proved if arrival.origin == origin]
+            for arrival in waiting:  # it repeats itself
+                self._proved.remove(arrival)
+            self._proved.append(Arrival(origin, verdict.hello, verdict.random))
         return True
 
     def _speaks_our_version(self, hello: ClientHello) -> bool:
         """PyDTLS's servers for DTLS 1.2 alone leave clients for DTLS 1.0 without an answer."""
         return self._context.minimum_version.wire != DTLS_1_2 or hello.version <= DTLS_1_2
+
+
+def _unless_gone(reception: Reception) -> Callable[[bytes, Origin], None]:
+    """``receive_elsewhere`` of a reception that may be gone when its peers' sockets still find datagrams."""
+    reference = weakref.ref(reception)
+
+    def receive(datagram: bytes, origin: Origin) -> None:
+        owner = reference()
+        if owner is not None:
+            owner.receive_elsewhere(datagram, origin)
+
+    return receive

@@ -15,6 +15,7 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from dtls.demux.routed import RoutedSocket
 from dtls.err import ERR_HANDSHAKE_TIMEOUT, SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, InvalidSocketError
 from dtls.sslconnection import CERT_NONE, SSLConnection, is_datagram_socket, peer_of
 
@@ -500,6 +501,8 @@ class DatagramSSLSocket(ssl.SSLSocket):
 
 def _moved(sock: socket.socket) -> socket.socket:
     """A new socket object with the descriptor and the timeout of ``sock``, which is detached."""
+    if isinstance(sock, RoutedSocket):
+        return sock.moved()
     timeout = sock.gettimeout()
     moved = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
     moved.settimeout(timeout)

@@ -1,0 +1,96 @@
+"""The kernel demultiplexes: each peer has a UDP socket of its own, bound to the same port and connected to the peer.
+
+The kernel prefers the connected socket for that peer's datagrams, so nothing is forwarded and no thread depends on
+another. What arrives between binding a socket and connecting it, from whoever, is taken to where it belongs.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, cast
+
+from dtls.driver import Driver, wait_until_ready
+from dtls.pydtls.borrowed import BorrowedSocket
+from dtls.udp import Listener, Origin
+
+if TYPE_CHECKING:
+    import socket
+    from collections import Counter
+    from collections.abc import Callable
+
+    from dtls.connection import Connection
+
+
+class UDPDemux:
+    """The sockets of the peers of one listening socket. Arguments as for :func:`dtls.demux.new_demux`."""
+
+    def __init__(self, sock: BorrowedSocket, receive: Callable[[bytes, Origin], object]) -> None:
+        self._sock = sock
+        self._receive = receive
+        self._listener = Listener(cast("socket.socket", sock))  # it has the methods that are called
+        self.statistics: Counter[str] = self._listener.statistics
+        self._drivers: weakref.WeakValueDictionary[Origin, Driver] = weakref.WeakValueDictionary()
+        self.receive = self._listener.receive
+        self.send = self._listener.send
+
+    def wait(self, until: float) -> None:
+        """Wait until something has arrived at the listening socket, or the time ``until`` has come."""
+        wait_until_ready(self._sock.fileno(), writable=False, until=until)
+
+    def wake(self) -> None:
+        """Nothing: what is found in a peer's socket, and would interest whoever waits here, is soon repeated."""
+
+    def forward(self, datagram: bytes, origin: Origin) -> bool:
+        """Whether the datagram is of an accepted peer, which has it now: it came before its socket was connected."""
+        driver = self._drivers.get(origin)
+        if driver is None:
+            return False
+        driver.deliver(datagram)
+        return True
+
+    def knows(self, origin: Origin, random: bytes) -> bool:  # noqa: ARG002 - a connected socket sees repeats itself
+        """False: repeated ClientHellos arrive at the peer's own socket."""
+        return False
+
+    def get_connection(self, origin: Origin) -> tuple[socket.socket, list[tuple[bytes, Any]]]:
+        """A socket for the peer, and what arrived there before it was connected.
+
+        Raises :exc:`OSError` if there are no descriptors left.
+        """
+        sock = self._listener.new_socket()
+        try:
+            strays = self._listener.branch(sock, origin)
+            sock.settimeout(None)
+        except BaseException:
+            sock.close()
+            raise
+        return sock, strays
+
+    def drive(self, sock: socket.socket, connection: Connection, origin: Origin, random: bytes) -> Driver:  # noqa: ARG002
+        """Let an association with client random ``random`` run on the socket of :meth:`get_connection`."""
+        driver = Driver(
+            cast("socket.socket", BorrowedSocket(sock)),
+            connection,
+            peer=origin.address,
+            divert=self._divert_from(origin),
+            keeps_plaintext=True,
+        )
+        self._drivers[origin] = driver
+        return driver
+
+    def _divert_from(self, origin: Origin) -> Callable[[bytes, Any], None]:
+        """What is to be done with datagrams of others that are found in a peer's socket later."""
+        drivers, receive = (
+            self._drivers,
+            self._receive,
+        )  # the listening socket shall not live as long as its peers
+
+        def divert(datagram: bytes, address: Any) -> None:
+            stranger = Origin(address, origin.local)
+            driver = drivers.get(stranger)
+            if driver is None:
+                receive(datagram, stranger)
+            else:
+                driver.deliver(datagram)
+
+        return divert
