@@ -89,7 +89,7 @@ def test_a_datagram_of_a_known_client_is_taken_to_it(
             # As if it had come before that client's own socket was connected.
             reception = listening._reception
             assert reception is not None
-            reception._receive(datagram, Origin(address))
+            assert reception._demux.forward(datagram, Origin(address))
             far.get_socket(True).settimeout(PATIENCE)
             assert far.read() == b"astray"
 

@@ -31,6 +31,13 @@ class Origin(NamedTuple):
     """Address (4 or 16 bytes) and interface."""
 
 
+class Taken(NamedTuple):
+    """A datagram of a listening socket; an empty one in its place if it was of an accepted peer, which has it now."""
+
+    datagram: bytes
+    origin: Origin
+
+
 class Listener:
     """A UDP socket that many peers write to. Datagrams are answered from the address they were sent to.
 

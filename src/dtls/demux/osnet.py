@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dtls.driver import Driver, wait_until_ready
 from dtls.pydtls.borrowed import BorrowedSocket
-from dtls.udp import Listener, Origin
+from dtls.udp import Listener, Origin, Taken
 
 if TYPE_CHECKING:
     import socket
@@ -30,7 +30,6 @@ class UDPDemux:
         self._listener = Listener(cast("socket.socket", sock))  # it has the methods that are called
         self.statistics: Counter[str] = self._listener.statistics
         self._drivers: weakref.WeakValueDictionary[Origin, Driver] = weakref.WeakValueDictionary()
-        self.receive = self._listener.receive
         self.send = self._listener.send
 
     def wait(self, until: float) -> None:
@@ -39,6 +38,14 @@ class UDPDemux:
 
     def wake(self) -> None:
         """Nothing: what is found in a peer's socket, and would interest whoever waits here, is soon repeated."""
+
+    def take(self) -> Taken | None:
+        """The next datagram of the listening socket, if there is one."""
+        received = self._listener.receive()
+        if received is None:
+            return None
+        datagram, origin = received
+        return Taken(b"" if self.forward(datagram, origin) else datagram, origin)
 
     def forward(self, datagram: bytes, origin: Origin) -> bool:
         """Whether the datagram is of an accepted peer, which has it now: it came before its socket was connected."""

@@ -85,25 +85,27 @@ class RoutedSocket(socket.socket):
 
     def receive(self, size: int, *, peek: bool = False) -> bytes:
         """One datagram of the peer. Raises :exc:`BlockingIOError` if there is none; never waits."""
-        read = super().recv
-        while True:
-            with self._reading:
-                if self._found:
-                    return (self._found[0] if peek else self._found.popleft())[:size]
-                try:
-                    # Not less than a bell, which would not be known for one.
-                    datagram = read(max(size, BELL_SIZE), _PEEK if peek else 0)
-                    if peek and datagram == self.router.bell:
-                        read(BELL_SIZE)
-                except BlockingIOError:
-                    found = self.router.service(self.route)
-                    if found is None:
-                        raise
-                    datagram = found
-                    if peek:
-                        self._found.append(datagram)
-            if datagram != self.router.bell:
-                return datagram[:size]
+        with self._reading:
+            if not self._found:
+                datagram = self.take_forwarded()
+                if datagram is None:
+                    datagram = self.router.service(self)
+                if datagram is None:
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                if not peek:
+                    return datagram[:size]
+                self._found.append(datagram)
+            return (self._found[0] if peek else self._found.popleft())[:size]
+
+    def take_forwarded(self) -> bytes | None:
+        """The next datagram that was forwarded to us; ``None`` if there is none."""
+        try:
+            datagram = super().recv(LARGEST_DATAGRAM)
+            while datagram == self.router.bell:
+                datagram = super().recv(LARGEST_DATAGRAM)
+        except BlockingIOError:
+            return None
+        return datagram
 
     def transmit(self, datagram: bytes) -> None:
         """Send to the peer. Raises :exc:`BlockingIOError` if there is no room; never waits."""
@@ -115,12 +117,8 @@ class RoutedSocket(socket.socket):
         """Wait until there may be something to read (or room to write), or the time ``until`` has come."""
         self.router.wait_for(self, writable, until)
 
-    def keep(self, datagram: bytes) -> None:
-        """Have a datagram that was read from the listening socket for whoever calls :meth:`receive` next."""
-        self._found.append(datagram)
-
     def has_datagram(self) -> bool:
-        """Whether there is something to read. Forgets that somebody has rung."""
+        """Whether there is something to read, perhaps an error. Forgets that somebody has rung."""
         read = super().recv
         with self._reading:
             if self._found:
@@ -133,6 +131,15 @@ class RoutedSocket(socket.socket):
             except OSError:  # for whoever reads
                 return True
             return True
+
+    def look(self) -> bool:
+        """As :meth:`has_datagram`, having seen to the listening socket."""
+        with self._reading:
+            if not self._found:
+                datagram = self.router.service(self)
+                if datagram is not None:
+                    self._found.append(datagram)
+            return bool(self._found)
 
     # --- as sockets ----------------------------------------------------------------------------------------------
 
@@ -247,12 +254,16 @@ class RoutedSocket(socket.socket):
 
     def detach(self) -> int:
         """Close this object; the descriptor of the inner socket, to which nothing is forwarded any more."""
-        self.router.remove_connection(self.route)
+        self._leave()
         return super().detach()
 
     def _real_close(self, *_arguments: Any) -> None:
-        self.router.remove_connection(self.route)
+        self._leave()
         super()._real_close()  # type: ignore[misc] # what close() calls when the last file of makefile() is closed
+
+    def _leave(self) -> None:
+        if self.fileno() >= 0:  # else we were closed before, or moved, and the route is another's
+            self.router.remove_connection(self.route)
 
     def _patiently(self, operation: Callable[[], Any], flags: int, *, writable: bool) -> Any:
         seconds = 0 if flags & _DONT_WAIT else self._seconds

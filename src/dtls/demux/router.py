@@ -22,7 +22,7 @@ from dtls.driver import MAX_READS, Driver, now, wait_until_ready
 from dtls.errors import AssociationReplaced
 from dtls.gate import begins_client_hello, is_plaintext
 from dtls.pydtls.borrowed import BorrowedSocket, borrow
-from dtls.udp import Listener, Origin
+from dtls.udp import Listener, Origin, Taken
 
 from .routed import BELL_SIZE, LOOPBACK, RoutedSocket
 
@@ -100,12 +100,13 @@ class UDPDemux:
         self._listener = Listener(cast("socket.socket", sock))  # it has the methods that are called
         self.statistics: Counter[str] = self._listener.statistics
         self.family = socket.AddressFamily(sock.family)
-        self.receive = self._listener.receive
         self.send = self._listener.send
         self.bell = secrets.token_bytes(BELL_SIZE)
         """What is forwarded to a thread to make it look again. A peer does not know it."""
         self._lock = threading.RLock()  # of the following; collecting garbage may come in at any time
         self._routes: dict[Origin, Route] = {}
+        self._order = threading.Lock()
+        """Held from reading a datagram to forwarding it, so that none is overtaken."""
         self._waiters: list[_Waiter] = []
         self._leader: _Waiter | None = None
         self._accepting = 0
@@ -215,6 +216,15 @@ class UDPDemux:
         """Send to a peer. Raises what the kernel says, :exc:`BlockingIOError` if there is no room."""
         self._active_root().transmit(datagram, origin)
 
+    def take(self) -> Taken | None:
+        """The next datagram of the listening socket, if there is one."""
+        with self._order:
+            received = self._listener.receive()
+            if received is None:
+                return None
+            datagram, origin = received
+            return Taken(b"" if self.forward(datagram, origin) else datagram, origin)
+
     def forward(self, datagram: bytes, origin: Origin) -> bool:
         """Whether the datagram is of an accepted peer, whose socket has it now."""
         route = self._route_for(datagram, origin)
@@ -228,24 +238,26 @@ class UDPDemux:
         route = self._routes.get(origin)
         return route is not None and route.random == random
 
-    def service(self, route: Route | None = None) -> bytes | None:
+    def service(self, sock: RoutedSocket) -> bytes | None:
         """Take what has arrived at the listening socket to where it belongs.
 
-        The first datagram for ``route`` is returned instead; ``None`` when there is none.
+        The first datagram for ``sock`` is returned; ``None`` when there is none.
         """
         root = self._active_root()
         for _ in range(MAX_READS):
-            received = root.receive()
-            if received is None:
-                break
-            datagram, origin = received
-            found = self._route_for(datagram, origin)
+            with self._order:
+                datagram = sock.take_forwarded()  # it was before whatever we may find
+                received = root.receive() if datagram is None else None
+                if received is None:
+                    return datagram
+                datagram, origin = received
+                found = self._route_for(datagram, origin)
+                if found is sock.route:
+                    return datagram
+                if found is not None:
+                    self._put(found, datagram)
             if found is None:
                 self._receive(datagram, origin)
-            elif found is route:
-                return datagram
-            else:
-                self._put(found, datagram)
         return None
 
     def _route_for(self, datagram: bytes, origin: Origin) -> Route | None:
@@ -329,12 +341,8 @@ class UDPDemux:
                 else:
                     also = (root,) if leads else ()
                     wait_until_ready(sock.fileno(), writable=False, until=until, also_readable=also)
-                if writable or until <= now():
+                if writable or until <= now() or (leads and sock.look()):
                     break
-                if leads:
-                    datagram = self.service(sock.route)
-                    if datagram is not None:
-                        sock.keep(datagram)
         finally:
             self._leave(waiter)
 

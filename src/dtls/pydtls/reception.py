@@ -77,11 +77,12 @@ class Reception:
             arrival = self._next_arrival()
             if arrival is not None:
                 return arrival
-            received = self._demux.receive() if reads < MAX_READS else None
-            if received is not None:
+            taken = self._demux.take() if reads < MAX_READS else None
+            if taken is not None:
                 reads += 1
+                expecting = bool(taken.datagram) and self._judge(*taken)
                 # After junk the caller may have better to do; after a cookie was sent, it will soon be back.
-                until = min(limit, now() + HELLO_PATIENCE) if self._receive(*received) else now()
+                until = min(limit, now() + HELLO_PATIENCE) if expecting else now()
             elif timeout == 0 or reads >= MAX_READS or now() >= until:
                 return None
             else:
@@ -112,7 +113,9 @@ class Reception:
             raise
         driver.flush()
         for datagram, address in strays:
-            self._receive(datagram, Origin(address, origin.local))
+            stray = Origin(address, origin.local)
+            if not self._demux.forward(datagram, stray):
+                self._judge(datagram, stray)
         return sock, driver
 
     def receive_elsewhere(self, datagram: bytes, origin: Origin) -> None:
@@ -124,11 +127,8 @@ class Reception:
         if self._proved:
             self._demux.wake()
 
-    def _receive(self, datagram: bytes, origin: Origin) -> bool:
-        """Whether more is to be expected of whoever sent this."""
-        return not self._demux.forward(datagram, origin) and self._judge(datagram, origin)
-
     def _judge(self, datagram: bytes, origin: Origin) -> bool:
+        """Whether more is to be expected of whoever sent this."""
         with self._lock:
             verdict = self._gate.judge_untrusted(datagram, origin, now())
         if verdict.answer is not None:
