@@ -48,6 +48,9 @@ class RoutedSocket(socket.socket):
         self.router = router
         self.route = route
         self._seconds = socket.getdefaulttimeout()
+        self._gone = False
+        self._alarmed = False
+        """Whether a thread that waits here is to go back to its caller."""
         self._reading = threading.Lock()
         self._found: deque[bytes] = deque()
         """What was read from the listening socket for us by a thread that waited, and is about to fetch it."""
@@ -85,6 +88,8 @@ class RoutedSocket(socket.socket):
 
     def receive(self, size: int, *, peek: bool = False) -> bytes:
         """One datagram of the peer. Raises :exc:`BlockingIOError` if there is none; never waits."""
+        self._check_open()
+        self.router.settle(self.route)
         with self._reading:
             if not self._found:
                 datagram = self.take_forwarded()
@@ -101,7 +106,8 @@ class RoutedSocket(socket.socket):
         """The next datagram that was forwarded to us; ``None`` if there is none."""
         try:
             datagram = super().recv(LARGEST_DATAGRAM)
-            while datagram == self.router.bell:
+            while datagram in self.router.signals:
+                self._alarmed |= datagram == self.router.alarm
                 datagram = super().recv(LARGEST_DATAGRAM)
         except BlockingIOError:
             return None
@@ -109,19 +115,19 @@ class RoutedSocket(socket.socket):
 
     def transmit(self, datagram: bytes) -> None:
         """Send to the peer. Raises :exc:`BlockingIOError` if there is no room; never waits."""
-        if self.fileno() < 0:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        self._check_open()
         self.router.transmit(datagram, self.route.origin)
 
     def wait(self, writable: bool, until: float) -> None:
         """Wait until there may be something to read (or room to write), or the time ``until`` has come."""
         self.router.wait_for(self, writable, until)
 
-    def has_datagram(self) -> bool:
-        """Whether there is something to read, perhaps an error. Forgets that somebody has rung."""
+    def has_news(self) -> bool:
+        """Whether there is something to see, a datagram or an error perhaps. Forgets that somebody has rung."""
         read = super().recv
         with self._reading:
-            if self._found:
+            if self._found or self._gone or self._alarmed:
+                self._alarmed = False
                 return True
             try:
                 while read(BELL_SIZE + 1, _PEEK) == self.router.bell:
@@ -133,7 +139,7 @@ class RoutedSocket(socket.socket):
             return True
 
     def look(self) -> bool:
-        """As :meth:`has_datagram`, having seen to the listening socket."""
+        """As :meth:`has_news`, having seen to the listening socket."""
         with self._reading:
             if not self._found:
                 datagram = self.router.service(self)
@@ -261,8 +267,13 @@ class RoutedSocket(socket.socket):
         self._leave()
         super()._real_close()  # type: ignore[misc] # what close() calls when the last file of makefile() is closed
 
+    def _check_open(self) -> None:
+        if self._gone or self.fileno() < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
     def _leave(self) -> None:
         if self.fileno() >= 0:  # else we were closed before, or moved, and the route is another's
+            self._gone = True
             self.router.remove_connection(self.route)
 
     def _patiently(self, operation: Callable[[], Any], flags: int, *, writable: bool) -> Any:

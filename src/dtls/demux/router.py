@@ -102,7 +102,10 @@ class UDPDemux:
         self.family = socket.AddressFamily(sock.family)
         self.send = self._listener.send
         self.bell = secrets.token_bytes(BELL_SIZE)
-        """What is forwarded to a thread to make it look again. A peer does not know it."""
+        """What is forwarded to a thread that waits, to make it see to the listening socket. A peer does not know it."""
+        self.alarm = secrets.token_bytes(BELL_SIZE)
+        """Likewise, to make it go back to its caller."""
+        self.signals = frozenset((self.bell, self.alarm))
         self._lock = threading.RLock()  # of the following; collecting garbage may come in at any time
         self._routes: dict[Origin, Route] = {}
         self._order = threading.Lock()
@@ -153,7 +156,7 @@ class UDPDemux:
         """Forward nothing to this route's socket any more, which is about to be closed."""
         with self._lock:
             if any(waiter.sock is not None and waiter.sock.route is route for waiter in self._waiters):
-                self._put(route, self.bell)  # and whoever waits there gets an error
+                self._put(route, self.alarm)  # and whoever waits there gets an error
             current = self._routes.get(route.origin)
             if current is route:
                 if route.predecessor is not None:
@@ -264,34 +267,32 @@ class UDPDemux:
         route = self._routes.get(origin)
         if route is None:
             return None
-        if route.predecessor is not None:
-            self._see_to_predecessor(route, datagram)
+        self.settle(route)
+        if route.predecessor is not None and not is_plaintext(datagram):
+            # Until the new handshake is complete, nobody knows whether it is not the old association's.
+            self._put(route.predecessor, datagram)
         if begins_client_hello(datagram) and not route.takes_client_hellos:
             return None  # somebody at that address wants to begin anew: it has to prove its address first
         return route
 
-    def _see_to_predecessor(self, route: Route, datagram: bytes) -> None:
-        """Until the new handshake is complete, nobody knows whether protected records are not the old peer's."""
+    def settle(self, route: Route) -> None:
+        """Now that its handshake is complete, if it is, the peer has no other association."""
         predecessor = route.predecessor
-        if predecessor is None:
-            return
-        if not route.is_established:
-            if not is_plaintext(datagram):
-                self._put(predecessor, datagram)
+        if predecessor is None or not route.is_established:
             return
         route.predecessor = None
         while predecessor is not None:
             driver = predecessor.driver
             if driver is not None and driver.error is None:
                 driver.error = AssociationReplaced()  # without its lock: somebody may wait for ours
-            self._put(predecessor, self.bell)
+            self._put(predecessor, self.alarm)
             predecessor = predecessor.predecessor
 
     def _put(self, route: Route, datagram: bytes) -> None:
         forwarder = self._forwarder
         if forwarder is None:
             return
-        if logger.isEnabledFor(logging.DEBUG) and datagram is not self.bell:
+        if logger.isEnabledFor(logging.DEBUG) and datagram not in self.signals:
             logger.debug("forwarding %d bytes from %s", len(datagram), route.origin.address)
         try:
             forwarder.sendto(datagram, route.target)
@@ -333,7 +334,7 @@ class UDPDemux:
         """
         waiter = self._enter(sock)
         try:
-            while not sock.has_datagram():
+            while not sock.has_news():
                 leads = self._leader is waiter
                 root = self._active_root().sock.fileno()
                 if writable:
