@@ -73,6 +73,14 @@ class Connection(abc.ABC):
         """
 
     @abc.abstractmethod
+    def unprotect(self, datagram: bytes, now: float) -> bytes | list[Event]:
+        """As :meth:`receive_datagram`; of a datagram that carried one message and nothing else, just the message."""
+
+    @abc.abstractmethod
+    def protect(self, message: bytes | bytearray | memoryview) -> bytes:
+        """As :meth:`send`; the datagram is returned, and is not among those of :meth:`datagrams_to_send`."""
+
+    @abc.abstractmethod
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """What is to be sent to the peer now, in order; the caller has it from then on."""
 

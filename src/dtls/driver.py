@@ -181,11 +181,7 @@ class Driver:
                 if self.error is not None:
                     raise self.error.with_traceback(None)
                 if not self._unsent:
-                    self.connection.send(message, now())
-                    try:
-                        self._flush()
-                    except OSError as error:
-                        raise self._send_error(error, len(message)) from None
+                    self.send_sealed(self.connection.protect(message), len(message))
                     return
             if timeout == 0:
                 raise SSLWantWriteError
@@ -195,6 +191,47 @@ class Driver:
             if now() >= deadline:
                 message_text = "the socket's send buffer did not empty in time"
                 raise SSLTimeoutError(message_text)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the association is established, and nothing is to be done but to wait for the peer's messages."""
+        return (
+            self.connection.state is _ESTABLISHED
+            and not self.messages
+            and not self._unsent
+            and not self._closed
+            and self.error is None
+        )
+
+    def open(self, datagram: bytes) -> bytes | None:
+        """Take in a datagram, as :meth:`deliver` does; the message that came with it, if it is the next."""
+        with self._lock:
+            found = self.connection.unprotect(datagram, now())
+            if type(found) is bytes and not self.messages:
+                return found
+            self._take_in(found)
+            return self.messages.popleft() if self.messages else None
+
+    def seal(self, message: bytes | bytearray | memoryview) -> bytes | None:
+        """The datagram for a message, to be sent at once; ``None`` if others have to be sent before it."""
+        with self._lock:
+            if self._unsent:
+                return None
+            if self.error is not None:
+                raise self.error.with_traceback(None)
+            return self.connection.protect(message)
+
+    def send_sealed(self, datagram: bytes, length: int) -> None:
+        """Send what :meth:`seal` made of ``length`` bytes, or have it wait for room.
+
+        Raises :exc:`OSError`, :class:`~dtls.MessageTooLarge` for what the network path does not take.
+        """
+        with self._lock:
+            try:
+                if not self._transmit(datagram):
+                    self.keep(datagram)
+            except OSError as error:
+                raise self._send_error(error, length) from None
 
     def close_notify(self, timeout: float | None, *, patience: float) -> bool:
         """Say close_notify and wait for the peer's, ``patience`` seconds at most; whether it came.
@@ -307,11 +344,13 @@ class Driver:
 
     def _deliver(self, datagram: bytes) -> None:
         self._refusals = 0
-        events = self.connection.receive_datagram(datagram, now())
-        if len(events) == 1 and type(events[0]) is DataReceived:
-            self.messages.append(events[0].data)  # the common case, which asks for no answer
+        self._take_in(self.connection.unprotect(datagram, now()))
+
+    def _take_in(self, found: bytes | list[Event]) -> None:
+        if isinstance(found, bytes):
+            self.messages.append(found)
         else:
-            self._note(events)
+            self._note(found)
             self._flush_quietly()
 
     def note(self, events: list[Event]) -> None:
@@ -392,7 +431,7 @@ class Driver:
     def _flush(self) -> None:
         for datagram in self.connection.datagrams_to_send(now()):
             if self._unsent or not self._transmit(datagram):
-                self._keep(datagram)
+                self.keep(datagram)
 
     def _flush_quietly(self) -> None:
         """As far as the socket lets us; what is lost is repeated by its timer."""
@@ -412,8 +451,8 @@ class Driver:
                 self._count(error)
             self._unsent.popleft()
 
-    def _keep(self, datagram: bytes) -> None:
-        """Until there is room in the send buffer."""
+    def keep(self, datagram: bytes) -> None:
+        """Send a datagram when there is room in the send buffer."""
         if len(self._unsent) < MAX_UNSENT:
             self._unsent.append(datagram)
         else:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .connection import ConnectionState
 from .context import CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED
-from .driver import Driver, now
+from .driver import LARGEST_DATAGRAM, Driver, now
 from .err import (
     ERR_BOTH_KEY_CERT_FILES,
     ERR_BOTH_KEY_CERT_FILES_SVR,
@@ -319,30 +319,49 @@ class SSLConnection:
         OpenSSL error ``SSL_ERROR_ZERO_RETURN`` whenever the peer has closed, ``SSL_ERROR_WANT_READ`` on a
         non-blocking socket; package errors 502 for a timeout and 505 for an ICMP refusal.
         """
-        if buffer is None:
-            return self._read(len)
-        with memoryview(buffer) as view, view.cast("B") as target:
-            part = memoryview(self._read(min(len, target.nbytes)))
-            target[: part.nbytes] = part
-            return part.nbytes
-
-    def _read(self, size: int) -> bytes:
-        driver = self._association()
-        if not self._established:
+        if buffer is not None:
+            with memoryview(buffer) as view, view.cast("B") as target:
+                part = memoryview(self.read(min(len, target.nbytes)))
+                target[: part.nbytes] = part
+                return part.nbytes
+        driver = self._driver
+        if driver is None or not self._established:
+            driver = self._association()
             self._handshake(driver, ERR_READ_TIMEOUT)
+        timeout = self._sock.gettimeout()
+        began = now() if timeout else 0.0
+        message = self._receive_at_once(driver) if driver.is_at_rest else None
+        if message is None:
+            message = self._receive(driver, max(0.001, timeout - (now() - began)) if timeout else timeout)
+        if message.__len__() > len:  # the name means something else here
+            driver.give_back(message[len:])
+            return message[:len]
+        return message
+
+    def _receive(self, driver: Driver, timeout: float | None) -> bytes:
         message = None
         # What arrives after the peer's close_notify is not ours to read.
         if driver.messages or driver.connection.state is not ConnectionState.CLOSED:
             try:
-                message = driver.receive(self._sock.gettimeout())
+                message = driver.receive(timeout)
             except TRANSLATED as error:
                 raise translate(error, ERR_READ_TIMEOUT, "SSL_read") from error
         if message is None:
             raise OpenSSLError(SSL_ERROR_ZERO_RETURN, [], 0, "SSL_read")
-        if len(message) > size:
-            driver.give_back(message[size:])
-            return message[:size]
         return message
+
+    def _receive_at_once(self, driver: Driver) -> bytes | None:
+        """The next message if it is what the socket gives next; the socket waits as its own timeout says.
+
+        Nothing has to be repeated meanwhile, and by now no stranger's datagram is left from before it was connected.
+        """
+        try:
+            datagram = self._sock.recv(LARGEST_DATAGRAM)
+        except ConnectionRefusedError as error:
+            raise translate(error, ERR_READ_TIMEOUT, "SSL_read") from error
+        except OSError:  # whoever tries again will find out what to do
+            return None
+        return driver.open(datagram)
 
     def write(self, data: Any) -> int:
         """Send ``data`` (bytes-like, or text as UTF-8) as one message of up to 16,384 bytes; their number.
@@ -351,19 +370,35 @@ class SSLConnection:
         and 505 for an ICMP refusal; OpenSSL errors for a message that is too long (``SSL_ERROR_SSL``) or empty
         (``SSL_ERROR_SYSCALL``), and after the end (``SSL_ERROR_ZERO_RETURN``).
         """
-        driver = self._association()
-        if not self._established:
+        driver = self._driver
+        if driver is None or not self._established:
+            driver = self._association()
             self._handshake(driver, ERR_WRITE_TIMEOUT)
-        message = _bytes_of(data)
+        message = data if type(data) is bytes else _bytes_of(data)
         if not message:
             raise OpenSSLError(SSL_ERROR_SYSCALL, [], 0, "SSL_write")
+        borrowed = cast("BorrowedSocket", driver.sock)
         try:
-            driver.send(message, self._sock.gettimeout())
+            datagram = driver.seal(message)
+            if datagram is None:
+                driver.send(message, self._sock.gettimeout())
+            else:
+                self._send_at_once(borrowed, driver, datagram, len(message))
         except TRANSLATED as error:
             raise translate(error, ERR_WRITE_TIMEOUT, "SSL_write") from error
-        if cast("BorrowedSocket", driver.sock).take_refusal():
+        if borrowed.take_refusal():
             raise_ssl_error(ERR_PORT_UNREACHABLE)
         return len(message)
+
+    def _send_at_once(self, borrowed: BorrowedSocket, driver: Driver, datagram: bytes, length: int) -> None:
+        """Send what ``length`` bytes have become; the socket waits for room as its own timeout says."""
+        try:
+            self._sock.send(datagram)
+        except ConnectionRefusedError:  # of an earlier datagram: this one was not sent
+            borrowed.refused = True
+            driver.send_sealed(datagram, length)
+        except OSError:  # no room, or worse: what to do then is the driver's affair
+            driver.send_sealed(datagram, length)
 
     def pending(self) -> int:
         """How many bytes of a message have been read from the socket and not fetched; ``select`` does not tell."""
@@ -473,8 +508,6 @@ def peer_of(sock: socket.socket) -> Any:
 def _bytes_of(data: Any) -> bytes:
     if isinstance(data, str):
         return data.encode()
-    if isinstance(data, bytes):
-        return data
     with memoryview(data) as view:  # its items may be of any kind and size
         return view.tobytes()
 

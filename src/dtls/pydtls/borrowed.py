@@ -35,7 +35,8 @@ class BorrowedSocket:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._refused = False
+        self.refused = False
+        """Whether ICMP has refused a datagram, as was noticed in sending."""
 
     @property
     def family(self) -> int:
@@ -97,7 +98,7 @@ class BorrowedSocket:
                 raise BlockingIOError from None
             except ConnectionRefusedError:
                 # That was about an earlier datagram; this one was not sent.
-                self._refused = True
+                self.refused = True
         return len(datagram)
 
     def sendto(self, datagram: bytes, address: Any) -> int:
@@ -114,7 +115,7 @@ class BorrowedSocket:
 
     def take_refusal(self) -> bool:
         """Whether ICMP has refused a datagram since this was asked last."""
-        refused, self._refused = self._refused, False
+        refused, self.refused = self.refused, False
         return refused
 
     def _receive(self, receive: Callable[..., _Result], *arguments: int) -> _Result:

@@ -107,6 +107,10 @@ class OpenSSLConnection(Connection):
     # --- the five verbs ------------------------------------------------------------------------------------------
 
     def receive_datagram(self, datagram: bytes, now: float) -> list[Event]:
+        found = self.unprotect(datagram, now)
+        return [DataReceived(found)] if type(found) is bytes else found  # type: ignore[return-value]
+
+    def unprotect(self, datagram: bytes, now: float) -> bytes | list[Event]:
         if self.state is _ESTABLISHED:
             # One record of application data: nearly every datagram in an association's life.
             length = len(datagram) - RECORD_HEADER_LENGTH
@@ -120,8 +124,9 @@ class OpenSSLConnection(Connection):
                 bio_write(self._incoming, datagram, len(datagram))
                 count = ssl_read(self._ssl, thread_buffer.pointer, 65536)
                 if count > 0:
-                    self._flight.items = []
-                    return [DataReceived(bytes(thread_buffer.view[:count]))]
+                    if self._flight.items:
+                        self._flight.items = []
+                    return bytes(thread_buffer.view[:count])
                 return self._after_fruitless_read(count, now)
         if self._gate is not None:
             return self._ask_gate(self._gate, datagram, now)
@@ -140,6 +145,9 @@ class OpenSSLConnection(Connection):
         return events
 
     def send(self, message: bytes | bytearray | memoryview, now: float) -> None:  # noqa: ARG002 - the seam gives it
+        self._outbox.append(self.protect(message))
+
+    def protect(self, message: bytes | bytearray | memoryview) -> bytes:
         if self.state is not _ESTABLISHED:
             raise self._cannot_send()
         data = message if isinstance(message, bytes) else binding.from_buffer(message)
@@ -150,7 +158,7 @@ class OpenSSLConnection(Connection):
         if ssl_write(self._ssl, data, length) <= 0:
             raise ssl_error(binding.take_errors(), "OpenSSL did not take the message")
         count = bio_read(self._outgoing, thread_buffer.pointer, 65536)
-        self._outbox.append(bytes(thread_buffer.view[:count]))
+        return bytes(thread_buffer.view[:count])
 
     def datagrams_to_send(self, now: float) -> list[bytes]:  # noqa: ARG002 - the seam gives it
         datagrams = self._outbox[:]
