@@ -192,37 +192,51 @@ class Driver:
                 message_text = "the socket's send buffer did not empty in time"
                 raise SSLTimeoutError(message_text)
 
-    @property
-    def is_at_rest(self) -> bool:
-        """Whether the association is established, and nothing is to be done but to wait for the peer's messages."""
-        return (
-            self.connection.state is _ESTABLISHED
-            and not self.messages
-            and not self._unsent
-            and not self._closed
-            and self.error is None
-        )
+    def receive_through(self, receive: Callable[[int], bytes]) -> bytes | None:
+        """The next message if the socket's own ``receive``, which may wait and is called without the lock, gives it.
 
-    def open(self, datagram: bytes) -> bytes | None:
-        """Take in a datagram, as :meth:`deliver` does; the message that came with it, if it is the next."""
+        ``None`` if it gives something else, or there is more to do than to wait for the peer: then :meth:`receive` is
+        to be called. Raises what ``receive`` raises.
+        """
+        connection = self.connection
+        if (
+            connection.state is not _ESTABLISHED
+            or self.messages
+            or self._unsent
+            or self._closed
+            or self.error
+        ):
+            return None
+        datagram = receive(LARGEST_DATAGRAM)
         with self._lock:
-            found = self.connection.unprotect(datagram, now())
+            found = connection.unprotect(datagram, now())
             if type(found) is bytes and not self.messages:
                 return found
             self._take_in(found)
             return self.messages.popleft() if self.messages else None
 
-    def seal(self, message: bytes | bytearray | memoryview) -> bytes | None:
-        """The datagram for a message, to be sent at once; ``None`` if others have to be sent before it."""
+    def send_through(self, send: Callable[[bytes], int], message: bytes | bytearray | memoryview) -> bool:
+        """Send one message by the socket's own ``send``, which may wait for room and is called without the lock.
+
+        False if others have to be sent before it: then :meth:`send` is to be called. Raises
+        :exc:`ConnectionRefusedError` if ICMP has refused an earlier datagram (this one is sent nevertheless), and
+        what :meth:`send` raises.
+        """
         with self._lock:
-            if self._unsent:
-                return None
-            if self.error is not None:
-                raise self.error.with_traceback(None)
-            return self.connection.protect(message)
+            if self._unsent or self.error:
+                return False
+            datagram = self.connection.protect(message)
+        try:
+            send(datagram)
+        except ConnectionRefusedError:
+            self.send_sealed(datagram, len(message))
+            raise
+        except OSError:  # no room, or worse
+            self.send_sealed(datagram, len(message))
+        return True
 
     def send_sealed(self, datagram: bytes, length: int) -> None:
-        """Send what :meth:`seal` made of ``length`` bytes, or have it wait for room.
+        """Send what a message of ``length`` bytes has become, or have it wait for room.
 
         Raises :exc:`OSError`, :class:`~dtls.MessageTooLarge` for what the network path does not take.
         """

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .connection import ConnectionState
 from .context import CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED
-from .driver import LARGEST_DATAGRAM, Driver, now
+from .driver import Driver, now
 from .err import (
     ERR_BOTH_KEY_CERT_FILES,
     ERR_BOTH_KEY_CERT_FILES_SVR,
@@ -328,10 +328,18 @@ class SSLConnection:
         if driver is None or not self._established:
             driver = self._association()
             self._handshake(driver, ERR_READ_TIMEOUT)
-        timeout = self._sock.gettimeout()
+        sock = self._sock
+        timeout = sock.gettimeout()
         began = now() if timeout else 0.0
-        message = self._receive_at_once(driver) if driver.is_at_rest else None
+        try:
+            # It waits as its own timeout says. No stranger's datagram is left from before it was connected.
+            message = driver.receive_through(sock.recv)
+        except ConnectionRefusedError as error:
+            raise translate(error, ERR_READ_TIMEOUT, "SSL_read") from error
+        except OSError:  # whoever tries again will find out what to do
+            message = None
         if message is None:
+            # 0 means not to wait at all, which is something else than a time that has passed.
             message = self._receive(driver, max(0.001, timeout - (now() - began)) if timeout else timeout)
         if message.__len__() > len:  # the name means something else here
             driver.give_back(message[len:])
@@ -350,19 +358,6 @@ class SSLConnection:
             raise OpenSSLError(SSL_ERROR_ZERO_RETURN, [], 0, "SSL_read")
         return message
 
-    def _receive_at_once(self, driver: Driver) -> bytes | None:
-        """The next message if it is what the socket gives next; the socket waits as its own timeout says.
-
-        Nothing has to be repeated meanwhile, and by now no stranger's datagram is left from before it was connected.
-        """
-        try:
-            datagram = self._sock.recv(LARGEST_DATAGRAM)
-        except ConnectionRefusedError as error:
-            raise translate(error, ERR_READ_TIMEOUT, "SSL_read") from error
-        except OSError:  # whoever tries again will find out what to do
-            return None
-        return driver.open(datagram)
-
     def write(self, data: Any) -> int:
         """Send ``data`` (bytes-like, or text as UTF-8) as one message of up to 16,384 bytes; their number.
 
@@ -377,28 +372,19 @@ class SSLConnection:
         message = data if type(data) is bytes else _bytes_of(data)
         if not message:
             raise OpenSSLError(SSL_ERROR_SYSCALL, [], 0, "SSL_write")
-        borrowed = cast("BorrowedSocket", driver.sock)
+        refused = False
         try:
-            datagram = driver.seal(message)
-            if datagram is None:
+            if not driver.send_through(self._sock.send, message):
                 driver.send(message, self._sock.gettimeout())
-            else:
-                self._send_at_once(borrowed, driver, datagram, len(message))
+        except ConnectionRefusedError:
+            refused = True
         except TRANSLATED as error:
             raise translate(error, ERR_WRITE_TIMEOUT, "SSL_write") from error
-        if borrowed.take_refusal():
+        borrowed: BorrowedSocket = driver.sock  # type: ignore[assignment] # see where it was made
+        if refused or borrowed.refused:
+            borrowed.refused = False
             raise_ssl_error(ERR_PORT_UNREACHABLE)
         return len(message)
-
-    def _send_at_once(self, borrowed: BorrowedSocket, driver: Driver, datagram: bytes, length: int) -> None:
-        """Send what ``length`` bytes have become; the socket waits for room as its own timeout says."""
-        try:
-            self._sock.send(datagram)
-        except ConnectionRefusedError:  # of an earlier datagram: this one was not sent
-            borrowed.refused = True
-            driver.send_sealed(datagram, length)
-        except OSError:  # no room, or worse: what to do then is the driver's affair
-            driver.send_sealed(datagram, length)
 
     def pending(self) -> int:
         """How many bytes of a message have been read from the socket and not fetched; ``select`` does not tell."""

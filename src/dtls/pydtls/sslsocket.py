@@ -213,7 +213,8 @@ class DatagramSSLSocket(ssl.SSLSocket):
         """As :meth:`write`; on a socket not connected, as a plain socket."""
         if self._connection is None:
             return self._unsecured().send(data, flags)
-        _no_flags(flags)
+        if flags:
+            raise _no_flags(flags)
         return self._connection.write(data)
 
     def sendall(self, data: Any, flags: int = 0) -> None:
@@ -231,7 +232,8 @@ class DatagramSSLSocket(ssl.SSLSocket):
         """As :meth:`read`; on a socket not connected, as a plain socket."""
         if self._connection is None:
             return self._unsecured().recv(buflen, flags)
-        _no_flags(flags)
+        if flags:
+            raise _no_flags(flags)
         received: bytes = self._connection.read(buflen)
         return received
 
@@ -239,7 +241,8 @@ class DatagramSSLSocket(ssl.SSLSocket):
         """As :meth:`recv`, into ``buffer``; the number of bytes."""
         if self._connection is None:
             return self._unsecured().recv_into(buffer, nbytes or 0, flags)
-        _no_flags(flags)
+        if flags:
+            raise _no_flags(flags)
         received: int = self._connection.read(nbytes or memoryview(buffer).nbytes, buffer)
         return received
 
@@ -509,7 +512,5 @@ def _moved(sock: socket.socket) -> socket.socket:
     return moved
 
 
-def _no_flags(flags: int) -> None:
-    if flags:
-        message = f"flags must be 0 for a DTLS socket, not {flags!r}"
-        raise ValueError(message)
+def _no_flags(flags: int) -> ValueError:
+    return ValueError(f"flags must be 0 for a DTLS socket, not {flags!r}")

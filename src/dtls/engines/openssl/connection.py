@@ -7,6 +7,7 @@ timer, which reads the real clock and cannot be set through these bindings, deci
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 _HANDSHAKING = ConnectionState.HANDSHAKING
 _ESTABLISHED = ConnectionState.ESTABLISHED
 _APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
-_EPOCH_1 = b"\x00\x01"
+_BEGINNING = struct.Struct("!BHH")
 MAX_FRESH_FINISHED = 10
 """How often OpenSSL is asked for a new Finished; it counts these as time-outs, and gives up after 12."""
 
@@ -78,6 +79,8 @@ class OpenSSLConnection(Connection):
         self._outbox: list[bytes] = []
         self._max_message_size = 0
         self._shortest_content = shortest_protected_content(None)
+        self._prefix = b""
+        """How a record of application data begins: type, version, epoch."""
         # What the context says now counts for this association, whatever it is told later.
         self._mtu = mtu
         self._limits_messages_to_mtu = context.limits_messages_to_mtu
@@ -116,8 +119,7 @@ class OpenSSLConnection(Connection):
             length = len(datagram) - RECORD_HEADER_LENGTH
             if (
                 self._shortest_content <= length <= MAX_CIPHERTEXT_LENGTH
-                and datagram[0] == _APPLICATION_DATA
-                and datagram[3:5] == _EPOCH_1
+                and datagram[:5] == self._prefix
                 and datagram[11] << 8 | datagram[12] == length
             ):
                 clear_errors()
@@ -253,10 +255,12 @@ class OpenSSLConnection(Connection):
         if self._limits_messages_to_mtu:
             binding.set_mtu(self._ssl, self._mtu)
             self._max_message_size = min(binding.data_mtu(self._ssl), MAX_PLAINTEXT_LENGTH)
+        version = binding.version_name(self._ssl)
+        self._prefix = _BEGINNING.pack(_APPLICATION_DATA, DTLS_1_0 if version == "DTLSv1" else DTLS_1_2, 1)
         cipher = binding.current_cipher(self._ssl)
         name = cipher[0] if cipher else ""
         self._shortest_content = shortest_protected_content(name)
-        events: list[Event] = [HandshakeCompleted(binding.version_name(self._ssl), name)]
+        events: list[Event] = [HandshakeCompleted(version, name)]
         for record in handshake.early_data:
             events += self._receive_record(record, now)
         return events
