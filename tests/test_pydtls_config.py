@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dtls import SSL, SSLContext, err
+from dtls.certificates import CertificateAuthority
 from dtls.context import PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERVER, Context
 from dtls.engines.openssl import binding
 from dtls.pydtls.config import (
@@ -18,14 +19,15 @@ from dtls.pydtls.config import (
     SSL_BUILD_CHAIN_FLAG_NONE,
     SSL_BUILD_CHAIN_FLAG_UNTRUSTED,
 )
-from dtls.sslconnection import CERT_REQUIRED, SSLConnection
+from dtls.sslconnection import CERT_NONE, CERT_REQUIRED, PROTOCOL_DTLSv1, SSLConnection
 from tests.loopback import Worker, relay
 from tests.pydtls import accept, connections, raised, udp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from dtls.certificates import CertificateAuthority, IssuedCertificate
+    from dtls.certificates import IssuedCertificate
 
 several_groups = pytest.mark.skipif(
     not hasattr(binding.lib, "SSL_CTX_set1_curves_list"),
@@ -398,3 +400,28 @@ def test_a_timer_that_asks_for_no_time_does_not_run_wild(pem: bytes) -> None:
             while silent.recv(2000):
                 count += 1
         assert 1 < count <= 60
+
+
+def test_clients_that_say_the_same_share_a_context_until_a_file_changes(
+    ca: CertificateAuthority, pem: bytes, tmp_path: Path
+) -> None:
+    roots = tmp_path / "roots.pem"
+    roots.write_bytes(ca.certificate_pem)
+    with udp() as one, udp() as other:
+
+        def context(sock: socket.socket, **options: Any) -> Context:
+            return SSLConnection(sock, **options)._context
+
+        options: dict[str, Any] = {"ca_certs": str(roots), "cert_reqs": CERT_REQUIRED}
+        first = context(one, **options)
+        assert context(other, **options) is first
+        for different in (
+            {"cert_reqs": CERT_NONE},
+            {"ciphers": "ECDHE"},
+            {"ssl_version": PROTOCOL_DTLSv1},
+            {"keyfile": pem, "certfile": pem},
+            {"cb_user_config_ssl_ctx": id},
+        ):
+            assert context(other, **{**options, **different}) is not first
+        roots.write_bytes(CertificateAuthority().certificate_pem)
+        assert context(other, **options).get_ca_certs(True) != first.get_ca_certs(True)

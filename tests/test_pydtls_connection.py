@@ -234,7 +234,8 @@ def _is_done(connection: SSLConnection) -> bool:
 def test_handle_timeout_raises_what_ends_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dtls.pydtls.arguments.HANDSHAKE_TIMEOUT", SHORT)
     with udp(bound=True) as silent, udp(timeout=0) as sock:
-        client = SSLConnection(sock, do_handshake_on_connect=False)
+        # With a callback it has a context of its own, with the time-out of now.
+        client = SSLConnection(sock, do_handshake_on_connect=False, cb_user_config_ssl_ctx=id)
         client.connect(silent.getsockname())
         wait_for(lambda: client.get_timeout() == timedelta())
         assert raised(client.handle_timeout).errno == 504

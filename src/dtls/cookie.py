@@ -1,8 +1,8 @@
 """Stateless cookies: how a server learns that a peer can be reached at its address before it keeps any state.
 
 RFC 6347, 4.2.1. A cookie is a salt and an HMAC-SHA-256 over the time slot, the salt, the peer's address, the client
-random and what the ClientHello offers, each with its length in front, so that no two different inputs give the same
-bytes. The secret rotates; the slot before the present one, under the secret that was in force then, still counts.
+random and what the ClientHello offers, written so that no two different inputs give the same bytes. The secret rotates;
+the slot before the present one, under the secret that was in force then, still counts.
 
 The session id is left out on purpose: Mbed TLS makes a new one for its second ClientHello when it resumes with a
 ticket, and would loop for ever. So are the extensions: clients may pad or reorder them, and the handshake's Finished
@@ -11,11 +11,13 @@ covers them anyway.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import math
 import os
+import struct
 from typing import TYPE_CHECKING
+
+from .wire import RANDOM_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -29,8 +31,8 @@ COOKIE_LENGTH = SALT_LENGTH + MAC_LENGTH
 SECRET_LENGTH = 32
 
 
-def _prefixed(field: bytes) -> bytes:
-    return len(field).to_bytes(4, "big") + field
+_HEAD = struct.Struct(f"!q{SALT_LENGTH}s{RANDOM_LENGTH}sHIII")
+"""What has a fixed length, and the lengths of what follows: no two different inputs give the same bytes."""
 
 
 class CookieFactory:
@@ -75,11 +77,10 @@ class CookieFactory:
             return False
         slot = self._enter_slot(now)
         salt, mac = cookie[:SALT_LENGTH], cookie[SALT_LENGTH:]
-        matches = False
-        for candidate in (slot, slot - 1):
-            expected = self._mac(self._secret_of(candidate), candidate, salt, address, hello)
-            matches |= hmac.compare_digest(expected, mac)
-        return matches
+        return any(
+            hmac.compare_digest(self._mac(self._secret_of(candidate), candidate, salt, address, hello), mac)
+            for candidate in (slot, slot - 1)
+        )
 
     def _enter_slot(self, now: float) -> int:
         slot = int(now // self._slot_seconds)
@@ -99,14 +100,7 @@ class CookieFactory:
     def _mac(secret: bytes, slot: int, salt: bytes, address: Hashable, hello: ClientHello) -> bytes:
         # repr() of a socket address is unambiguous: a tuple of strings and integers.
         place = repr(address).encode("utf-8", "backslashreplace")
-        fields = (
-            slot.to_bytes(8, "big", signed=True),
-            salt,
-            place,
-            hello.random,
-            hello.version.to_bytes(2, "big"),
-            hello.cipher_suites,
-            hello.compression_methods,
-        )
-        data = b"".join(map(_prefixed, fields))
-        return hmac.new(secret, data, hashlib.sha256).digest()[:MAC_LENGTH]
+        lengths = (len(place), len(hello.cipher_suites), len(hello.compression_methods))
+        head = _HEAD.pack(slot, salt, hello.random, hello.version, *lengths)
+        data = head + place + hello.cipher_suites + hello.compression_methods
+        return hmac.digest(secret, data, "sha256")[:MAC_LENGTH]

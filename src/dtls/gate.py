@@ -46,8 +46,13 @@ class Verdict(NamedTuple):
 
     answer: bytes | None = None
     hello: ReceivedClientHello | None = None
-    random: bytes = b""
-    """The client random of ``hello``: two hellos with the same one are the same handshake."""
+    offer: ClientHello | None = None
+    """``hello``, parsed."""
+
+    @property
+    def random(self) -> bytes:
+        """The client random of ``hello``: two hellos with the same one are the same handshake."""
+        return b"" if self.offer is None else self.offer.random
 
 
 _NOTHING = Verdict()
@@ -134,7 +139,7 @@ class Gate:
         elif message.sequence:
             raise WireError("wild_message_seq")
         received = ReceivedClientHello(message, record.sequence, record.version, proved)
-        return Verdict(hello=received, random=hello.random)
+        return Verdict(hello=received, offer=hello)
 
     def _reassemble(self, fragment: HandshakeFragment, address: Hashable) -> bytes | None:
         if len(fragment.body) == fragment.length:

@@ -139,6 +139,7 @@ class SSLConnection:
             ssl_version=ssl_version,
             ca_certs=ca_certs,
             ciphers=ciphers,
+            to_be_changed=cb_user_config_ssl_ctx is not None,
         )
         if cb_user_config_ssl_ctx is not None:
             cb_user_config_ssl_ctx(SSLContext(context))

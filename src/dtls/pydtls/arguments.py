@@ -6,6 +6,7 @@ cipher suites are OpenSSL's ``DEFAULT``, and servers serve DTLS 1.0 too.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from typing import TYPE_CHECKING
@@ -43,39 +44,57 @@ def make_context(
     ssl_version: int,
     ca_certs: PathOrPEM | None,
     ciphers: str | None,
+    to_be_changed: bool = False,
 ) -> Context:
     """The context that PyDTLS's arguments describe.
 
-    Files may also be given as PEM data (bytes). Raises package error 501 for a useless ``ciphers``, and OpenSSL errors
-    with number 0 for files that cannot be opened or used.
+    Clients that say the same and have no private key share one, unless it is ``to_be_changed``: to make one takes as
+    long as a handshake. Files may also be given as PEM data (bytes). Raises package error 501 for a useless
+    ``ciphers``, and OpenSSL errors with number 0 for files that cannot be opened or used.
     """
-    context = Context(PROTOCOL_DTLS_SERVER if server_side else PROTOCOL_DTLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = VerifyMode(cert_reqs or CERT_NONE)
-    context.limits_messages_to_mtu = False
-    context.handshake_timeout = HANDSHAKE_TIMEOUT
-    oldest, newest = protocol_versions(ssl_version, server_side=server_side)
-    context.minimum_version, context.maximum_version = oldest, newest
+    versions = protocol_versions(ssl_version, server_side=server_side)
     try:
-        context.set_ciphers(cipher_string(ciphers, with_dtls_1_0=oldest is DTLSVersion.DTLSv1))
-    except SSLError as error:
-        raise PackageError(ERR_NO_CIPHER, error) from None
-    try:
+        anchors = _contents(ca_certs) if ca_certs else None
+        settings = server_side, VerifyMode(cert_reqs or CERT_NONE), versions, anchors, ciphers
+        if not (server_side or certfile or to_be_changed):
+            return _shared_context(*settings)
+        context = _context(*settings)
         if certfile:
             context.load_cert_chain(_source(certfile), _source(keyfile) if keyfile else None)
-        if ca_certs:
-            anchors = _source(ca_certs)
-            if isinstance(anchors, bytes):
-                context.load_verify_locations(cadata=anchors)
-            else:
-                context.load_verify_locations(anchors)
         if server_side:
-            context.get_ciphers()  # OpenSSL has its say about the certificate now, not when a client comes
+            context.check()  # OpenSSL has its say about the certificate now, not when a client comes
+    except PackageError:
+        raise
     except SSLError as error:
         raise translate(error, 0, "SSL_CTX_use_certificate_chain_file", ssl_error=SSL_ERROR_NONE) from error
     except OSError as error:
         raise file_error(error, "SSL_CTX_use_certificate_chain_file") from error
     return context
+
+
+def _context(
+    server_side: bool,
+    verify_mode: VerifyMode,
+    versions: tuple[DTLSVersion, DTLSVersion],
+    anchors: bytes | None,
+    ciphers: str | None,
+) -> Context:
+    context = Context(PROTOCOL_DTLS_SERVER if server_side else PROTOCOL_DTLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = verify_mode
+    context.limits_messages_to_mtu = False
+    context.handshake_timeout = HANDSHAKE_TIMEOUT
+    context.minimum_version, context.maximum_version = versions
+    if anchors is not None:
+        context.load_verify_locations(cadata=anchors)
+    try:
+        context.set_ciphers(cipher_string(ciphers, with_dtls_1_0=versions[0] is DTLSVersion.DTLSv1))
+    except SSLError as error:
+        raise PackageError(ERR_NO_CIPHER, error) from None
+    return context
+
+
+_shared_context = functools.lru_cache(maxsize=16)(_context)
 
 
 def protocol_versions(ssl_version: int, *, server_side: bool) -> tuple[DTLSVersion, DTLSVersion]:
@@ -103,6 +122,14 @@ def cipher_string(ciphers: str | None, *, with_dtls_1_0: bool) -> str:
     if with_dtls_1_0:
         return f"{ciphers}:!aNULL:!eNULL:@SECLEVEL=0"
     return ciphers
+
+
+def _contents(source: PathOrPEM) -> bytes:
+    where = _source(source)
+    if isinstance(where, bytes):
+        return where
+    with open(where, "rb") as file:  # noqa: PTH123 - a path is nothing but that here
+        return file.read()
 
 
 def _source(source: PathOrPEM) -> str | bytes:

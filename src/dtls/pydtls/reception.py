@@ -18,7 +18,7 @@ from dtls.demux import new_demux
 from dtls.driver import MAX_READS, Driver, now
 from dtls.gate import Gate
 from dtls.udp import Origin
-from dtls.wire import DTLS_1_2, ClientHello, parse_client_hello_untrusted
+from dtls.wire import DTLS_1_2, ClientHello
 
 from .borrowed import BorrowedSocket
 from .config import configured
@@ -134,10 +134,9 @@ class Reception:
         if verdict.answer is not None:
             self._demux.send(verdict.answer, origin)
             return True
-        if verdict.hello is None:
+        if verdict.hello is None or verdict.offer is None:
             return False
-        hello = parse_client_hello_untrusted(verdict.hello.message.body)  # the gate has parsed it before
-        if not self._speaks_our_version(hello):
+        if not self._speaks_our_version(verdict.offer):
             self.statistics["dropped_old_version"] += 1
             logger.info("the client at %s speaks too old a version of DTLS", origin.address)
             return False
