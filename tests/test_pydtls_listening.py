@@ -148,16 +148,17 @@ def test_strangers_datagrams_in_a_new_socket_are_handed_on(
     monkeypatch.setattr(Listener, "branch", branch_with_strays)
     monkeypatch.setattr(BorrowedSocket, "recvfrom", recvfrom_with_strays)
     with stranger, udp(bound=True) as bound, udp() as sock:
-        listening = SSLConnection(bound, pem, pem, server_side=True)
+        listening = SSLConnection(bound, pem, pem, server_side=True, do_handshake_on_connect=False)
         client = SSLConnection(sock)
         connecting = Worker(client.connect, bound.getsockname())
         far, _ = accept(listening)
-        connecting.result()
         with far.get_socket(True):
             cookie = cookie_in(stranger.recv(65535))  # the first was answered
             found_later.append(
                 whole(hello_body(cookie=cookie, extensions=OFFER), message_sequence=1, record_sequence=1)
             )
+            far.do_handshake()
+            connecting.result()
             client.write(b"mine")
             assert far.read() == b"mine"
             bound.settimeout(0)
