@@ -10,7 +10,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo test compat lint types bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 15
@@ -21,6 +21,9 @@ demo: $(VENV)/.stamp-package ## run the demonstration: install the package and t
 
 test: $(VENV)/.stamp-test ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+compat: $(VENV)/.stamp-test ## run the old package's test suites, and CPython's for ssl, against this package
+	status=0; for suite in old_suites stdlib_ssl; do $(BIN)/python -m tests.compat.$$suite || status=1; done; exit $$status
 
 lint: $(VENV)/.stamp-lint ## check style and format
 	$(BIN)/ruff check .
