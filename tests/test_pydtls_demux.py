@@ -185,6 +185,8 @@ def test_a_thread_in_accept_leaves_the_others_to_see_to_themselves(listening: SS
     with Peers(listening) as peers:
         near, far = peers.new()
         sock = listening.get_socket(True)
+        sock.settimeout(0)
+        assert listening.accept() is None  # as it is once if others have taken what was there
         sock.settimeout(0.1)
         accepting = Worker(listening.accept)
         wait_until_waiting(listening, 1)
@@ -218,6 +220,20 @@ def test_a_reader_that_finds_a_new_client_wakes_the_thread_in_accept(
         other.get_socket(True).close()
         far.get_socket(True).close()
         assert reading.result().errno == errno.EBADF
+
+
+def test_accept_does_not_wait_for_a_datagram_that_another_thread_took_after_select_had_told_of_it(
+    listening: SSLConnection,
+) -> None:
+    """As ``socketserver`` has it: a server's loop selects, and handlers read in threads of their own."""
+    with Peers(listening) as peers:
+        near, far = peers.new()
+        sock = listening.get_socket(True)
+        sock.settimeout(None)
+        near.write(b"for the handler")
+        assert select.select([sock], [], [], PATIENCE)[0]
+        assert far.read() == b"for the handler"
+        assert Worker(listening.accept).result() is None
 
 
 def test_closing_a_socket_in_another_thread_ends_its_reading_and_passes_the_lead_on(

@@ -208,3 +208,27 @@ def test_get_server_certificate_knows_dtls(bench: Bench) -> None:
         serving.result()
         server.close()
     """)
+
+
+def test_wrapping_a_stream_is_deprecated_where_it_is_and_the_callers_line_is_named(bench: Bench) -> None:
+    bench.run("""
+        import warnings
+        with socket.socket() as stream, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ssl.wrap_socket(stream).close()
+        named = [str(warning.message) for warning in caught if warning.filename == "<string>"]
+        expected = ["ssl.wrap_socket() is deprecated, use SSLContext.wrap_socket()"]
+        assert named == (expected if sys.version_info < (3, 12) else []), caught
+    """)
+
+
+def test_protocol_names_are_found_by_whoever_asks_for_them(bench: Bench) -> None:
+    bench.run("""
+        names = ssl._PROTOCOL_NAMES
+        assert names[ssl.PROTOCOL_DTLSv1_2] == names.get(ssl.PROTOCOL_DTLSv1_2) == "DTLSv1.2"
+        assert ssl.PROTOCOL_DTLS in names and -1 not in names
+        assert names.get(-1) is None
+        assert ssl.get_protocol_name(ssl.PROTOCOL_DTLSv1) == "DTLSv1"
+        assert ssl.get_protocol_name(-1) == "<unknown>"
+        assert all(isinstance(number, ssl._SSLMethod) for number in names)  # what there is to go through is TLS
+    """)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import socket
+import sys
 import threading
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from . import err, sslconnection
@@ -31,6 +33,9 @@ _CONSTANTS = {
     "PROTOCOL_DTLS": PROTOCOL_DTLS,
 }
 _VERSIONS = ("DTLS_OPENSSL_VERSION", "DTLS_OPENSSL_VERSION_INFO", "DTLS_OPENSSL_VERSION_NUMBER")
+
+_HAS_WRAP_SOCKET = bool(sys.version_info < (3, 12))
+"""Whether Python has an ``ssl.wrap_socket`` of its own, which it says is deprecated."""
 
 _lock = threading.Lock()
 
@@ -62,11 +67,27 @@ def _patch(ssl: Any) -> None:
     patched["wrap_socket"] = _wrap_socket_for(ssl)
     patched["get_server_certificate"] = _get_server_certificate_for(ssl)
     _let_construct(ssl.SSLSocket, DatagramSSLSocket)
-    ssl._PROTOCOL_NAMES.update(_PROTOCOL_NAMES)  # noqa: SLF001 - get_protocol_name() looks there
+    ssl._PROTOCOL_NAMES = _Names(ssl._PROTOCOL_NAMES)  # noqa: SLF001 - get_protocol_name() looks there
     # The constant that says that all is done comes last.
     patched["PROTOCOL_DTLSv1"] = patched.pop("PROTOCOL_DTLSv1")
     for name, value in patched.items():
         setattr(ssl, name, value)
+
+
+class _Names(dict[int, str]):
+    """Python's table of protocol names, which knows those of DTLS when it is asked.
+
+    Whoever goes through it finds what was there before: to programs it is also the list of the versions of TLS.
+    """
+
+    def __missing__(self, number: int) -> str:
+        return _PROTOCOL_NAMES[number]
+
+    def __contains__(self, number: object) -> bool:
+        return super().__contains__(number) or number in _PROTOCOL_NAMES
+
+    def get(self, number: Any, default: Any = None) -> Any:
+        return super().get(number, _PROTOCOL_NAMES.get(number, default))
 
 
 def _let_construct(stream_class: Any, datagram_class: Any) -> None:
@@ -85,10 +106,6 @@ def _let_construct(stream_class: Any, datagram_class: Any) -> None:
 
 
 def _wrap_socket_for(ssl: ModuleType) -> Callable[..., Any]:
-    wrap_stream: Callable[..., Any] = getattr(ssl, "wrap_socket", None) or functools.partial(
-        _wrap_stream, ssl
-    )
-
     def wrap_socket(
         sock: socket.socket,
         keyfile: PathOrPEM | None = None,
@@ -128,7 +145,11 @@ def _wrap_socket_for(ssl: ModuleType) -> Callable[..., Any]:
         if cb_user_config_ssl_ctx is not None or cb_user_config_ssl is not None:
             message = "cb_user_config_ssl_ctx and cb_user_config_ssl are for datagram sockets"
             raise ValueError(message)
-        return wrap_stream(
+        if _HAS_WRAP_SOCKET:
+            message = "ssl.wrap_socket() is deprecated, use SSLContext.wrap_socket()"
+            warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return _wrap_stream(
+            ssl,
             sock,
             keyfile=keyfile,
             certfile=certfile,
@@ -159,18 +180,19 @@ def _wrap_stream(
     suppress_ragged_eofs: bool,
     ciphers: str | None,
 ) -> Any:
-    """What ``ssl.wrap_socket`` did until Python 3.11."""
+    """What ``ssl.wrap_socket`` does until Python 3.11, and did."""
     if server_side and not certfile:
         message = "certfile must be specified for server-side operations"
         raise ValueError(message)
     if keyfile and not certfile:
         message = "certfile must be specified"
         raise ValueError(message)
-    if ssl_version == ssl.PROTOCOL_TLS:
+    if ssl_version == ssl.PROTOCOL_TLS and not _HAS_WRAP_SOCKET:
         # The same without the warning that it is deprecated.
         ssl_version = ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT
     context = ssl.SSLContext(ssl_version)
-    context.check_hostname = False
+    if not _HAS_WRAP_SOCKET:
+        context.check_hostname = False
     context.verify_mode = cert_reqs
     if ca_certs:
         context.load_verify_locations(ca_certs)

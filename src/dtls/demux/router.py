@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from dtls.connection import Connection
 
+_NOWHERE = Origin(None)
+
 logger = logging.getLogger("dtls")
 
 
@@ -110,6 +112,8 @@ class UDPDemux:
         self._routes: dict[Origin, Route] = {}
         self._order = threading.Lock()
         """Held from reading a datagram to forwarding it, so that none is overtaken."""
+        self._taken_by_others = False
+        """Whether whoever was told that the listening socket is readable would look in vain for the reason."""
         self._waiters: list[_Waiter] = []
         self._leader: _Waiter | None = None
         self._accepting = 0
@@ -220,11 +224,12 @@ class UDPDemux:
         self._active_root().transmit(datagram, origin)
 
     def take(self) -> Taken | None:
-        """The next datagram of the listening socket, if there is one."""
+        """The next datagram of the listening socket, if there is one, or was one which somebody else has taken."""
         with self._order:
+            taken_by_others, self._taken_by_others = self._taken_by_others, False
             received = self._listener.receive()
             if received is None:
-                return None
+                return Taken(b"", _NOWHERE) if taken_by_others else None
             datagram, origin = received
             return Taken(b"" if self.forward(datagram, origin) else datagram, origin)
 
@@ -253,6 +258,7 @@ class UDPDemux:
                 received = root.receive() if datagram is None else None
                 if received is None:
                     return datagram
+                self._taken_by_others = True
                 datagram, origin = received
                 found = self._route_for(datagram, origin)
                 if found is sock.route:
