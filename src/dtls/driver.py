@@ -195,8 +195,8 @@ class Driver:
     def receive_through(self, receive: Callable[[int], bytes]) -> bytes | None:
         """The next message if the socket's own ``receive``, which may wait and is called without the lock, gives it.
 
-        ``None`` if it gives something else, or there is more to do than to wait for the peer: then :meth:`receive` is
-        to be called. Raises what ``receive`` raises.
+        ``None`` if it gives something else, or there is more to do than to wait for this descriptor: then
+        :meth:`receive` is to be called. Raises what ``receive`` raises.
         """
         connection = self.connection
         if (
