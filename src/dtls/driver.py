@@ -205,6 +205,7 @@ class Driver:
             or self._unsent
             or self._closed
             or self.error
+            or self._wait_elsewhere is not None
         ):
             return None
         datagram = receive(LARGEST_DATAGRAM)
