@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.timeout(600),
-    pytest.mark.skipif(os.environ.get("DTLS_COMPAT") == "0", reason="DTLS_COMPAT=0 leaves others' suites out"),
+    pytest.mark.skipif(
+        os.environ.get("DTLS_COMPAT") == "0", reason="DTLS_COMPAT=0 leaves others' suites out"
+    ),
 ]
 
 

@@ -175,23 +175,19 @@ def bound_socket(address: Any, kind: socket.SocketKind) -> socket.socket:
 @contextlib.contextmanager
 def demultiplexing(name: str | None) -> Iterator[str | None]:
     """New listening DTLS sockets use this one of :data:`DEMUXES`, or the system's usual one. Gives why not, if not."""
-    force: Callable[[], bool] | None = getattr(dtls, "force_routing_demux", None)
-    reset: Callable[[], None] | None = getattr(dtls, "reset_default_demux", None)
     if name is None:
         yield None
-    elif force is None or reset is None:
-        yield None if name == "osnet" else "this version has no routing demultiplexer"
-    else:
-        reset()
-        try:
-            switched = force()
-            if name == "router":
-                yield None
-            else:
-                reset()
-                yield None if switched else "this system has the routing demultiplexer only"
-        finally:
-            reset()
+        return
+    dtls.reset_default_demux()
+    try:
+        switched = dtls.force_routing_demux()
+        if name == "router":
+            yield None
+        else:
+            dtls.reset_default_demux()
+            yield None if switched else "this system has the routing demultiplexer only"
+    finally:
+        dtls.reset_default_demux()
 
 
 def serve(channel: Channel, identity: Identity, job: Job, progress: Progress) -> Outcome:

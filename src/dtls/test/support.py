@@ -90,16 +90,11 @@ def use(way: Way) -> str | None:
 
 
 def _use_demux(name: str) -> str | None:
-    force: Callable[[], bool] | None = getattr(dtls, "force_routing_demux", None)
-    reset: Callable[[], None] | None = getattr(dtls, "reset_default_demux", None)
-    if force is None or reset is None:
-        return None if name == "osnet" else "this version has no routing demultiplexer"
-    reset()
+    dtls.reset_default_demux()
+    switched = dtls.force_routing_demux()
     if name == "router":
-        force()
         return None
-    switched = force()
-    reset()
+    dtls.reset_default_demux()
     return None if switched else "this system has the routing demultiplexer only"
 
 
