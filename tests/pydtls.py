@@ -123,18 +123,18 @@ class Program:
         """Send it a signal."""
         self._process.send_signal(number)
 
-    def end(self) -> int:
+    def end(self, patience: float = PATIENCE) -> int:
         """Wait until it ends; its exit status."""
         assert self._process.stdout is not None
-        status = self._process.wait(PATIENCE)
+        status = self._process.wait(patience)
         self.seen += self._process.stdout.read().decode(errors="replace")
         return status
 
 
-def run_python(code: str, *arguments: str) -> str:
+def run_python(code: str, *arguments: str, patience: float = PATIENCE) -> str:
     """What a piece of Python prints in a process of its own, where it must end well."""
     with Program.python("-c", code, *arguments) as program:
-        status = program.end()
+        status = program.end(patience)
         assert status == 0, program.seen
         return program.seen
 
@@ -182,6 +182,7 @@ class Bench:
         self.pem.write_bytes(identity.private_key_and_chain_pem)
         self.root.write_bytes(ca.certificate_pem)
 
-    def run(self, code: str, host: str = "127.0.0.1") -> str:
+    def run(self, code: str, host: str = "127.0.0.1", *, patience: float = PATIENCE) -> str:
         """What it prints. Warnings are errors there."""
-        return run_python(PROLOGUE + textwrap.dedent(code), host, str(self.pem), str(self.root))
+        program = PROLOGUE + textwrap.dedent(code)
+        return run_python(program, host, str(self.pem), str(self.root), patience=patience)

@@ -23,17 +23,17 @@ CLIENTS, ROUNDS = 100, 5
 if {routing}:
     assert dtls.force_routing_demux()
 
-server = listen()
+server = listen(do_handshake_on_connect=False)
 address = server.getsockname()
 handlers, clients_gone = [], threading.Event()
 
 def handle(client):
     with client:
-        client.settimeout(PATIENCE)
-        for _ in range(ROUNDS):
-            client.write(client.read())
+        client.settimeout(60)
+        client.do_handshake()
         try:
-            client.read()
+            while True:
+                client.write(client.read())
         except ssl.SSLError as error:
             assert error.args[0] == ssl.SSL_ERROR_ZERO_RETURN, error
         client.unwrap().close()
@@ -45,18 +45,31 @@ def serve():
             handlers.append(Worker(handle, accepted[0]))
 
 def talk(number):
-    # The server that accepts one by one takes its time with so many.
     client = wrap(60, cert_reqs=ssl.CERT_REQUIRED, ca_certs=root)
     client.connect(address)
     port = client.getsockname()[1]
     ports.append(port)
+    said = set()
     for turn in range(ROUNDS):
         message = b"%d of client %d at port %d" % (turn, number, port)
-        client.write(message)
-        assert client.read() == message
+        client.settimeout(1)
+        for _ in range(30):
+            client.write(message)  # again, if the kernel has dropped it: a busy machine's buffers are soon full
+            try:
+                answer = client.read()
+                while answer != message and answer in said:
+                    answer = client.read()
+                assert answer == message, answer
+                break
+            except ssl.SSLError as error:
+                assert error.errno == err.ERR_READ_TIMEOUT, error
+                lost.append(message)
+        else:
+            raise AssertionError("no answer to %r" % message)
+        said.add(message)
     client.unwrap().close()
 
-sprayed, ports = [], []
+sprayed, ports, lost = [], [], []
 
 def spray(seed):
     # Faster than this, and the kernel drops what clients say: that would be a test of its buffers.
@@ -87,7 +100,7 @@ for worker in [serving, *strangers, *handlers]:
     worker.result(120)
 assert len(handlers) == CLIENTS, len(handlers)
 statistics = server._connection._reception.statistics
-print(sum(sprayed), dict(statistics))
+print(sum(sprayed), len(lost), dict(statistics))
 assert min(sprayed) > 0
 assert statistics["cookies_accepted"] >= CLIENTS
 server.close()
@@ -99,4 +112,4 @@ server.close()
 def test_a_hundred_clients_get_their_own_messages_whatever_strangers_send(
     ca: CertificateAuthority, tmp_path: Path, routing: bool, host: str
 ) -> None:
-    Bench(ca, tmp_path).run(CROWD.replace("{routing}", str(routing)), host)
+    Bench(ca, tmp_path).run(CROWD.replace("{routing}", str(routing)), host, patience=150)

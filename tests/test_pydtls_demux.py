@@ -322,6 +322,11 @@ def test_a_hello_that_the_network_repeats_is_not_a_new_client(listening: SSLConn
         assert listening.accept() is None
         assert listening._reception is not None
         assert listening._reception.statistics["dropped_repeated_hello"] == 1
+        # Nor when the association has ended: nobody would answer.
+        far.get_socket(True).close()
+        sock.send(repeated[1])
+        assert listening.accept() is None
+        assert listening._reception.statistics["dropped_repeated_hello"] == 2
 
 
 def demux_of_when_listening(listening: SSLConnection) -> router.UDPDemux:

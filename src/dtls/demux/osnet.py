@@ -55,10 +55,6 @@ class UDPDemux:
         driver.deliver(datagram)
         return True
 
-    def knows(self, origin: Origin, random: bytes) -> bool:  # noqa: ARG002 - a connected socket sees repeats itself
-        """False: repeated ClientHellos arrive at the peer's own socket."""
-        return False
-
     def get_connection(self, origin: Origin) -> tuple[socket.socket, list[tuple[bytes, Any]]]:
         """A socket for the peer, and what arrived there before it was connected.
 
@@ -73,8 +69,8 @@ class UDPDemux:
             raise
         return sock, strays
 
-    def drive(self, sock: socket.socket, connection: Connection, origin: Origin, random: bytes) -> Driver:  # noqa: ARG002
-        """Let an association with client random ``random`` run on the socket of :meth:`get_connection`."""
+    def drive(self, sock: socket.socket, connection: Connection, origin: Origin) -> Driver:
+        """Let an association run on the socket of :meth:`get_connection`."""
         driver = Driver(
             cast("socket.socket", BorrowedSocket(sock)),
             connection,

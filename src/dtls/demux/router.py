@@ -42,8 +42,6 @@ class Route:
 
     def __init__(self, origin: Origin, on_loss: Callable[[Route], None]) -> None:
         self.origin = origin
-        self.random = b""
-        """The client random of the association that runs there, if it is known."""
         self.target: Any = None
         """The inner address of its socket."""
         self.predecessor: Route | None = None
@@ -64,7 +62,6 @@ class Route:
     def attach(self, driver: Driver) -> None:
         """Be told which association runs there."""
         self._driver = weakref.ref(driver)
-        self.random = b""
 
     @property
     def driver(self) -> Driver | None:
@@ -146,14 +143,11 @@ class UDPDemux:
             self._routes[origin] = route
         return sock, []
 
-    def drive(self, sock: socket.socket, connection: Connection, origin: Origin, random: bytes) -> Driver:
-        """Let an association with client random ``random`` run on the socket of :meth:`get_connection`."""
+    def drive(self, sock: socket.socket, connection: Connection, origin: Origin) -> Driver:  # noqa: ARG002
+        """Let an association run on the socket of :meth:`get_connection`."""
         borrowed = borrow(sock)
         driver = Driver(cast("socket.socket", borrowed), connection, wait=borrowed.wait)
-        with self._lock:
-            route = self._routes[origin]
-            route.attach(driver)
-            route.random = random
+        borrowed.attach(driver)
         return driver
 
     def remove_connection(self, route: Route) -> None:
@@ -240,11 +234,6 @@ class UDPDemux:
             return False
         self._put(route, datagram)
         return True
-
-    def knows(self, origin: Origin, random: bytes) -> bool:
-        """Whether this is the client random of a peer's association, so that its ClientHello was repeated."""
-        route = self._routes.get(origin)
-        return route is not None and route.random == random
 
     def service(self, sock: RoutedSocket) -> bytes | None:
         """Take what has arrived at the listening socket to where it belongs.

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 MAX_PROVED = 128
 """How many peers that have proved their address wait to be accepted; the oldest gives way, and will repeat itself."""
+MAX_REMEMBERED = 4096
+"""How many handshakes are remembered, so that a repeated ClientHello does not begin one again."""
 HELLO_PATIENCE = 2.0
 """Seconds to wait for a peer's ClientHello with the cookie that it was just sent; it may be lost once."""
 
@@ -67,6 +69,8 @@ class Reception:
         self._gate = Gate(CookieFactory(), self.statistics)
         self._lock = threading.Lock()  # of gate and queue; no driver's lock is taken under it
         self._proved: deque[Arrival] = deque(maxlen=MAX_PROVED)
+        self._admitted: dict[tuple[Origin, bytes], None] = {}
+        """The latest handshakes that were begun, oldest first."""
 
     def wait(self, timeout: float | None) -> Arrival | None:
         """The next peer; ``None`` when ``timeout`` seconds have passed, or what came was not worth waiting on."""
@@ -101,13 +105,17 @@ class Reception:
         Raises :exc:`OSError` if there are no descriptors left.
         """
         origin = arrival.origin
+        with self._lock:
+            self._admitted[origin, arrival.random] = None
+            if len(self._admitted) > MAX_REMEMBERED:
+                del self._admitted[next(iter(self._admitted))]
         sock, strays = self._demux.get_connection(origin)
         try:
             settings = configured(self._configure, sock.family)
             connection = self._context.connection(
                 now(), client_hello=arrival.hello, mtu=settings.mtu, timer=settings.timer
             )
-            driver = self._demux.drive(sock, connection, origin, arrival.random)
+            driver = self._demux.drive(sock, connection, origin)
         except BaseException:
             sock.close()
             raise
@@ -140,10 +148,11 @@ class Reception:
             self.statistics["dropped_old_version"] += 1
             logger.info("the client at %s speaks too old a version of DTLS", origin.address)
             return False
-        if self._demux.knows(origin, verdict.random):
-            self.statistics["dropped_repeated_hello"] += 1
-            return False
         with self._lock:
+            if (origin, verdict.random) in self._admitted:
+                # Perhaps it waited here while the association came and went. Nobody would answer.
+                self.statistics["dropped_repeated_hello"] += 1
+                return False
             waiting = [arrival for arrival in self._proved if arrival.origin == origin]
             for arrival in waiting:  # it repeats itself
                 self._proved.remove(arrival)
