@@ -116,6 +116,8 @@ class Certificates(NamedTuple):
     """Not that of the others, though of the same name."""
     stranger: str
     """A client's below ``other_root``."""
+    ec_server: str
+    """As ``server``, but ECDSA with P-256, and below ``other_root``."""
     empty: str
     malformed_certificate: str
     malformed_key: str
@@ -140,6 +142,7 @@ def certificates() -> Certificates:
         "long_client_chain": lowest.issue("a client", client=True).private_key_and_chain_pem,
         "other_root": other.certificate_pem,
         "stranger": other.issue("a stranger", key_type="rsa", client=True).private_key_and_chain_pem,
+        "ec_server": other.issue(*names).private_key_and_chain_pem,
         "empty": b"",
         "malformed_certificate": client.key_pem + _malformed(client.chain_pem),
         "malformed_key": _malformed(client.key_pem) + client.chain_pem,
