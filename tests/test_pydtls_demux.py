@@ -379,6 +379,20 @@ def test_a_datagram_that_finds_no_room_is_counted(listening: SSLConnection) -> N
 # --- lifetimes ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("demux")
+def test_a_client_whose_socket_was_closed_can_come_again_though_somebody_holds_its_association(
+    bound: socket.socket, pem: bytes
+) -> None:
+    listening = SSLConnection(bound, pem, pem, server_side=True)
+    with Peers(listening) as peers, udp() as sock:
+        _, held = peers.new(sock)
+        held.get_socket(True).close()
+        near, far = peers.new(sock)
+        near.write(b"again")
+        assert far.read() == b"again"
+        assert held.get_socket(True).fileno() < 0
+
+
 def test_accepted_sockets_outlive_the_listening_one(listening: SSLConnection) -> None:
     with Peers(listening) as peers, udp() as newcomer:
         near, far = peers.new()

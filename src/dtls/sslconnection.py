@@ -436,10 +436,10 @@ class SSLConnection:
     # --- what was negotiated -------------------------------------------------------------------------------------
 
     def getpeercert(self, binary_form: bool = False) -> Any:
-        """The peer's certificate: DER if asked for, or a dictionary of ``subject``, ``notAfter``, ``subjectAltName``.
+        """The peer's certificate: DER if asked for, or the dictionary of the standard library's ``getpeercert``.
 
-        The dictionary is empty if certificates are not verified (``CERT_NONE``), and ``notAfter`` is bytes. ``None``
-        if there is no certificate.
+        But ``notAfter`` is bytes, as it was in PyDTLS. The dictionary is empty if certificates are not verified
+        (``CERT_NONE``). ``None`` if there is no certificate.
         """
         der = self._driver.connection.peer_certificate() if self._driver is not None else None
         if der is None or binary_form:
@@ -502,10 +502,8 @@ def _bytes_of(data: Any) -> bytes:
 def _describe(der: bytes) -> dict[str, Any]:
     from .x509 import certificate_dict  # noqa: PLC0415 - seldom needed
 
-    full = certificate_dict(der)
-    described: dict[str, Any] = {"subject": full["subject"], "notAfter": full["notAfter"].encode()}
-    if "subjectAltName" in full:
-        described["subjectAltName"] = full["subjectAltName"]
+    described = certificate_dict(der)
+    described["notAfter"] = described["notAfter"].encode()
     return described
 
 

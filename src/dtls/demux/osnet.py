@@ -50,7 +50,7 @@ class UDPDemux:
     def forward(self, datagram: bytes, origin: Origin) -> bool:
         """Whether the datagram is of an accepted peer, which has it now: it came before its socket was connected."""
         driver = self._drivers.get(origin)
-        if driver is None:
+        if driver is None or _is_closed(driver):
             return False
         driver.deliver(datagram)
         return True
@@ -91,9 +91,14 @@ class UDPDemux:
         def divert(datagram: bytes, address: Any) -> None:
             stranger = Origin(address, origin.local)
             driver = drivers.get(stranger)
-            if driver is None:
+            if driver is None or _is_closed(driver):
                 receive(datagram, stranger)
             else:
                 driver.deliver(datagram)
 
         return divert
+
+
+def _is_closed(driver: Driver) -> bool:
+    """Whether the user has closed the socket, though somebody still holds the association: an error, perhaps."""
+    return cast("BorrowedSocket", driver.sock).sock.fileno() < 0

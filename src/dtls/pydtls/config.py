@@ -80,6 +80,8 @@ class SSLContext:
         ``"secp384r1:P-256"`` and ``(715, 415)`` are the same.
         """
         names = curves if isinstance(curves, str) else ":".join(_binding().curve_name(nid) for nid in curves)
+        if not all(names.split(":")):  # a number that nobody knows has no name
+            return 0
         return self._try(self._context.set_groups, names)
 
     def set_ecdh_curve(self, curve_name: str | None = None) -> int:
