@@ -13,6 +13,19 @@ from typing import TYPE_CHECKING, Any
 from cryptography import x509
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
+from .der import (
+    OCTET_STRING,
+    SEQUENCE,
+    Element,
+    elements,
+    encode,
+    extensions,
+    inside,
+    joined,
+    with_extension,
+    with_plain_names,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import datetime
@@ -70,19 +83,22 @@ def certificate_dict(der: bytes) -> dict[str, Any]:
         # What is odd about somebody else's certificate is not the caller's to mend.
         warnings.simplefilter("ignore")
         certificate = x509.load_der_x509_certificate(der)
+        named = x509.load_der_x509_certificate(with_plain_names(der))
         described: dict[str, Any] = {
-            "subject": _name(certificate.subject),
-            "issuer": _name(certificate.issuer),
+            "subject": _name(named.subject),
+            "issuer": _name(named.issuer),
             "version": certificate.version.value + 1,
             "serialNumber": _serial_number(certificate.serial_number),
             "notBefore": _time(certificate.not_valid_before_utc),
             "notAfter": _time(certificate.not_valid_after_utc),
         }
+        alternative_names = _alternative_names(der)
+        if alternative_names is not None:
+            described["subjectAltName"] = alternative_names
         optional = {
-            "subjectAltName": _alternative_names(certificate),
-            "OCSP": _access(certificate, AuthorityInformationAccessOID.OCSP),
-            "caIssuers": _access(certificate, AuthorityInformationAccessOID.CA_ISSUERS),
-            "crlDistributionPoints": _distribution_points(certificate),
+            "OCSP": _access(der, AuthorityInformationAccessOID.OCSP),
+            "caIssuers": _access(der, AuthorityInformationAccessOID.CA_ISSUERS),
+            "crlDistributionPoints": _distribution_points(der),
         }
     described.update({key: value for key, value in optional.items() if value})
     return described
@@ -108,12 +124,24 @@ def _time(when: datetime) -> str:
     return f"{_MONTHS[when.month - 1]} {when.day:2d} {when:%H:%M:%S} {when.year} GMT"
 
 
-def _extension(certificate: x509.Certificate, kind: type[Any]) -> Any:
-    """The value of an extension; ``None`` if there is none or it cannot be parsed."""
+_SUBJECT_ALTERNATIVE_NAME = bytes((0x55, 0x1D, 17))
+_AUTHORITY_INFORMATION_ACCESS = bytes((0x2B, 6, 1, 5, 5, 7, 1, 1))
+_CRL_DISTRIBUTION_POINTS = bytes((0x55, 0x1D, 31))
+
+
+def _extension(der: bytes, identifier: bytes) -> Any:
+    """The value of an extension, whatever the others are like; ``None`` if there is none or it cannot be parsed."""
     try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
+        extension = extensions(der).get(identifier)
+        return None if extension is None else _parsed(der, extension)
+    except (ValueError, x509.UnsupportedGeneralNameType):
         return None
+
+
+def _parsed(der: bytes, extension: Element) -> Any:
+    """The value of ``extension``, parsed as that of a certificate that has no other."""
+    (only,) = x509.load_der_x509_certificate(with_extension(der, extension)).extensions
+    return only.value
 
 
 def _address(name: x509.IPAddress) -> tuple[str, str]:
@@ -132,24 +160,54 @@ _FORMS: dict[type[x509.GeneralName], Callable[[Any], tuple[str, Any]]] = {
     x509.RFC822Name: lambda name: ("email", name.value),
     x509.UniformResourceIdentifier: lambda name: ("URI", name.value),
     x509.DirectoryName: lambda name: ("DirName", _name(name.value)),
-    x509.RegisteredID: lambda name: ("Registered ID", name.value.dotted_string),
+    x509.RegisteredID: lambda name: (
+        "Registered ID",
+        _LONG_NAMES.get(name.value.dotted_string, name.value.dotted_string),
+    ),
     x509.OtherName: lambda _: ("othername", "<unsupported>"),
     x509.IPAddress: _address,
 }
 
 
-def _alternative_names(certificate: x509.Certificate) -> tuple[tuple[str, Any], ...]:
-    names: Iterable[x509.GeneralName] = _extension(certificate, x509.SubjectAlternativeName) or ()
-    return tuple(_FORMS[type(name)](name) for name in names)
+_NOT_TOLD = {
+    0xA0: ("othername", "<unsupported>"),
+    0xA3: ("X400Name", "<unsupported>"),
+    0xA5: ("EdiPartyName", "<unsupported>"),
+    0x87: ("IP Address", "<invalid>"),
+}
+"""What is said, by their tags (RFC 5280, 4.2.1.6), of names that ``cryptography`` does not parse."""
 
 
-def _access(certificate: x509.Certificate, method: x509.ObjectIdentifier) -> tuple[str, ...]:
-    descriptions = _extension(certificate, x509.AuthorityInformationAccess) or ()
+def _alternative_names(der: bytes) -> tuple[tuple[str, Any], ...] | None:
+    """The subject's alternative names, one by one; ``None`` without a list, or if it is not well formed."""
+    try:
+        extension = extensions(der).get(_SUBJECT_ALTERNATIVE_NAME)
+        if extension is None:
+            return None
+        *head, value = elements(extension.value)
+        return tuple(_alternative_name(der, head, name) for name in inside(value.value))
+    except ValueError:
+        return None
+
+
+def _alternative_name(der: bytes, head: list[Element], name: Element) -> tuple[str, Any]:
+    alone = encode(OCTET_STRING, encode(SEQUENCE, encode(*name)))
+    try:
+        (parsed,) = _parsed(der, Element(SEQUENCE, joined(head) + alone))
+    except (ValueError, x509.UnsupportedGeneralNameType):
+        if name.tag in _NOT_TOLD:
+            return _NOT_TOLD[name.tag]
+        raise ValueError from None
+    return _FORMS[type(parsed)](parsed)
+
+
+def _access(der: bytes, method: x509.ObjectIdentifier) -> tuple[str, ...]:
+    descriptions = _extension(der, _AUTHORITY_INFORMATION_ACCESS) or ()
     return _locations(entry.access_location for entry in descriptions if entry.access_method == method)
 
 
-def _distribution_points(certificate: x509.Certificate) -> tuple[str, ...]:
-    points = _extension(certificate, x509.CRLDistributionPoints) or ()
+def _distribution_points(der: bytes) -> tuple[str, ...]:
+    points = _extension(der, _CRL_DISTRIBUTION_POINTS) or ()
     return _locations(name for point in points for name in point.full_name or ())
 
 
