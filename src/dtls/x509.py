@@ -79,6 +79,14 @@ def certificate_dict(der: bytes) -> dict[str, Any]:
 
     Extensions that cannot be parsed are left out. Raises :exc:`ValueError` if ``der`` is no certificate.
     """
+    try:
+        return _describe(der)
+    except (x509.InvalidVersion, TypeError) as error:  # cryptography's, for certificates that are none
+        message = f"not a certificate: {error}"
+        raise ValueError(message) from error
+
+
+def _describe(der: bytes) -> dict[str, Any]:
     with warnings.catch_warnings():
         # What is odd about somebody else's certificate is not the caller's to mend.
         warnings.simplefilter("ignore")
