@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import textwrap
 import zipfile
 from typing import TYPE_CHECKING
@@ -17,12 +16,7 @@ from tests.pydtls import run_python
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        os.environ.get("DTLS_COMPAT") == "0", reason="DTLS_COMPAT=0 leaves others' suites out"
-    ),
-]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -285,6 +285,7 @@ MUTATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", MUTATIONS)
 def test_the_suite_notices_when(fault: str) -> None:
     mutation, noticed_by = MUTATIONS[fault]

@@ -444,6 +444,7 @@ MUTATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", MUTATIONS)
 def test_the_suite_notices_when(fault: str) -> None:
     mutation, noticed_by, way = MUTATIONS[fault]
