@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -176,14 +177,16 @@ def test_nothing_that_arrives_is_a_failure_on_both_sides(
 def test_duplicates_and_messages_in_another_order_count_once(
     channels: tuple[Channel, Channel], identity: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send, held = Flow.send, []
+    send = Flow.send
+    held: defaultdict[Flow, list[bytes]] = defaultdict(list)  # both ends send, each in a thread of its own
 
     def send_twice(flow: Flow, message: bytes) -> None:
-        held.append(message)
-        if len(held) == 2 or message[:1] != b"s":
-            for one in [*reversed(held), held[0]]:
+        mine = held[flow]
+        mine.append(message)
+        if len(mine) == 2 or message[:1] != b"s":
+            for one in [*reversed(mine), mine[0]]:
                 send(flow, one)
-            held.clear()
+            mine.clear()
 
     monkeypatch.setattr(Flow, "send", send_twice)
     outcome, _ = Transfers(channels, identity, job_for(identity, "udp")).work()
