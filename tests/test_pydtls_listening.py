@@ -238,3 +238,72 @@ def test_a_server_on_a_connected_socket_asks_for_a_cookie_too(pem: bytes) -> Non
         other.settimeout(SHORT)
         assert raised(server.do_handshake).errno == 504
         assert cookie_in(one.recv(65535))
+
+
+@pytest.fixture
+def told(pem: bytes) -> Iterator[tuple[SSLConnection, bytes]]:
+    """A server that was told of a client by ``listen``, and the client's ClientHello."""
+    with udp(bound=True) as bound, udp(bound=True) as client:
+        bound.settimeout(PATIENCE)
+        listening = SSLConnection(bound, pem, pem, server_side=True, do_handshake_on_connect=False)
+        client.sendto(whole(hello_body(extensions=OFFER)), bound.getsockname())
+        bound.settimeout(0)
+        assert listening.listen() is None
+        body = hello_body(extensions=OFFER, cookie=cookie_in(client.recv(65535)))
+        hello = whole(body, message_sequence=1, record_sequence=1)
+        client.sendto(hello, bound.getsockname())
+        assert listening.listen() == client.getsockname()
+        yield listening, hello
+
+
+def test_a_hello_repeated_between_listen_and_accept_is_not_a_second_client(
+    told: tuple[SSLConnection, bytes],
+) -> None:
+    listening, hello = told
+    reception, arrival = listening._reception, listening._arrival
+    assert reception is not None
+    assert arrival is not None
+    reception.receive_elsewhere(hello, arrival.origin)  # by a thread that waits for another client's message
+    accepted = listening.accept()
+    assert accepted is not None
+    with accepted[0].get_socket(True):
+        assert listening.accept() is None
+        assert reception.statistics["dropped_repeated_hello"] == 1
+
+
+def test_a_client_of_which_two_threads_were_told_is_accepted_by_one(
+    told: tuple[SSLConnection, bytes],
+) -> None:
+    listening, hello = told
+    reception, arrival = listening._reception, listening._arrival
+    assert reception is not None
+    assert arrival is not None
+    reception.receive_elsewhere(hello, arrival.origin)
+    assert reception.wait(0) == arrival
+    accepted = listening.accept()
+    assert accepted is not None
+    with accepted[0].get_socket(True):
+        listening._arrival = arrival
+        assert listening.accept() is None
+        assert reception.statistics["dropped_repeated_hello"] == 1
+
+
+def test_a_client_for_which_there_was_no_socket_may_try_again(
+    told: tuple[SSLConnection, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listening, hello = told
+    reception, arrival = listening._reception, listening._arrival
+    assert reception is not None
+    assert arrival is not None
+
+    def fail(_origin: Origin) -> Any:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reception._demux, "get_connection", fail)
+        with pytest.raises(OSError, match="Too many"):
+            listening.accept()
+    reception.receive_elsewhere(hello, arrival.origin)
+    accepted = listening.accept()
+    assert accepted is not None
+    accepted[0].get_socket(True).close()

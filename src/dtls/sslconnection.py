@@ -173,9 +173,12 @@ class SSLConnection:
         self._established = False
         self._refused_at: float | None = None
 
-    def _admit(self, arrival: Arrival) -> Self:
-        """The connection with a peer that has proved its address."""
-        sock, driver = self._receptionist().admit(arrival)
+    def _admit(self, arrival: Arrival) -> Self | None:
+        """The connection with a peer that has proved its address; ``None`` if it was accepted before."""
+        admitted = self._receptionist().admit(arrival)
+        if admitted is None:
+            return None
+        sock, driver = admitted
         accepted = type(self).__new__(type(self))
         accepted._set_up(  # noqa: SLF001 - it is one of us
             self._context,
@@ -219,6 +222,8 @@ class SSLConnection:
             return None
         arrival, self._arrival = cast("Arrival", self._arrival), None
         accepted = self._admit(arrival)
+        if accepted is None:
+            return None
         if self._do_handshake_on_connect:
             try:
                 accepted.do_handshake()

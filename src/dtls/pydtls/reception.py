@@ -99,17 +99,20 @@ class Reception:
             self._demux.wake()  # for other threads that wait to accept, one of which may have been woken in vain
         return arrival
 
-    def admit(self, arrival: Arrival) -> tuple[socket.socket, Driver]:
+    def admit(self, arrival: Arrival) -> tuple[socket.socket, Driver] | None:
         """A socket of its own for a peer, and its association, which has answered the ClientHello.
 
+        ``None`` if the handshake was begun already: the peer has repeated itself, and two threads were told of it.
         Raises :exc:`OSError` if there are no descriptors left.
         """
         origin = arrival.origin
-        with self._lock:
-            self._admitted[origin, arrival.random] = None
-            if len(self._admitted) > MAX_REMEMBERED:
-                del self._admitted[next(iter(self._admitted))]
-        sock, strays = self._demux.get_connection(origin)
+        if not self._remember(arrival):
+            return None
+        try:
+            sock, strays = self._demux.get_connection(origin)
+        except BaseException:
+            self._forget(arrival)
+            raise
         try:
             settings = configured(self._configure, sock.family)
             connection = self._context.connection(
@@ -118,6 +121,7 @@ class Reception:
             driver = self._demux.drive(sock, connection, origin)
         except BaseException:
             sock.close()
+            self._forget(arrival)
             raise
         driver.flush()
         for datagram, address in strays:
@@ -125,6 +129,27 @@ class Reception:
             if not self._demux.forward(datagram, stray):
                 self._judge(datagram, stray)
         return sock, driver
+
+    def _remember(self, arrival: Arrival) -> bool:
+        """Note that a handshake is begun; false if it was before."""
+        handshake = arrival.origin, arrival.random
+        with self._lock:
+            if handshake in self._admitted:
+                self.statistics["dropped_repeated_hello"] += 1
+                return False
+            self._admitted[handshake] = None
+            if len(self._admitted) > MAX_REMEMBERED:
+                del self._admitted[next(iter(self._admitted))]
+            # It may have been repeated, and read by another thread, since it was taken from the queue.
+            for repeat in [one for one in self._proved if (one.origin, one.random) == handshake]:
+                self._proved.remove(repeat)
+                self.statistics["dropped_repeated_hello"] += 1
+        return True
+
+    def _forget(self, arrival: Arrival) -> None:
+        """A handshake could not be begun: when the peer repeats itself, it may go better."""
+        with self._lock:
+            self._admitted.pop((arrival.origin, arrival.random), None)
 
     def receive_elsewhere(self, datagram: bytes, origin: Origin) -> None:
         """Take in a datagram of a peer that has not been accepted, found by whoever waited for something else."""
