@@ -1,0 +1,73 @@
+"""Who we are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dtls import credentials
+from dtls.errors import SSL_ERROR_SSL, SSLError
+
+from .base import Settings
+
+if TYPE_CHECKING:
+    from .constants import Protocol
+
+
+class IdentitySettings(Settings):
+    """The certificate that is presented, and its key."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        super().__init__(protocol)
+        self._identity: credentials.Identity | None = None
+
+    def load_cert_chain(
+        self,
+        certfile: credentials.CertificateSource,
+        keyfile: credentials.KeySource | None = None,
+        password: credentials.Password | None = None,
+    ) -> None:
+        """Present this certificate (with what leads from it to an anchor) and sign with this key.
+
+        Each may be a path, PEM or DER data as bytes, or an object of ``cryptography``; the key may stand in the
+        certificate's file. A later call replaces an earlier one. Raises :class:`~dtls.SSLError` for what cannot be
+        read, decrypted, or does not match, and :exc:`OSError` for files that cannot be opened.
+        """
+        self._identity = credentials.load_identity(certfile, keyfile, password)
+        self._changed()
+
+    def build_cert_chain(
+        self,
+        *,
+        with_root: bool = True,
+        by_presented: bool = False,
+        only_presented: bool = False,
+        incomplete: bool = False,
+    ) -> bool:
+        """Present the path from the own certificate to a trust anchor from now on; whether it is valid.
+
+        :param with_root: whether a self-signed anchor at its end is presented too.
+        :param by_presented: whether it may lead by way of the certificates that ``load_cert_chain`` found.
+        :param only_presented: whether it is made of those alone, with an anchor among them.
+        :param incomplete: whether as much of a path as there is may do.
+        :raises SSLError: if there is no own certificate, or no valid path unless ``incomplete``; nothing is changed.
+        """
+        identity = self._identity
+        if identity is None:
+            message = "no certificate was loaded: call load_cert_chain() first"
+            raise SSLError(SSL_ERROR_SSL, message, reason="NO_CERTIFICATE_SET", library="SSL")
+        chain, valid = self._engine().build_chain(
+            identity, by_presented=by_presented, only_presented=only_presented
+        )
+        if not valid and not incomplete:
+            message = "no valid path leads from the own certificate to a trust anchor"
+            raise SSLError(SSL_ERROR_SSL, message, reason="CERTIFICATE_VERIFY_FAILED", library="SSL")
+        if not with_root and len(chain) > 1 and credentials.is_self_signed(chain[-1]):
+            chain.pop()
+        self._identity = identity._replace(chain=chain or identity.chain[:1], complete=True)
+        self._changed()
+        return valid
+
+    @property
+    def identity(self) -> credentials.Identity | None:
+        """What ``load_cert_chain`` loaded."""
+        return self._identity

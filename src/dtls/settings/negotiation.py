@@ -1,0 +1,128 @@
+"""What to negotiate: versions, cipher suites, groups, signature algorithms, application protocols."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .base import Settings
+from .constants import DTLSVersion, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    InfoCallback = Callable[[str, int, int], object]
+
+DEFAULT_CIPHERS = (
+    "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM:DHE+AESGCM:DHE+CHACHA20:!AESCCM8:!aNULL:!PSK:!SRP:!DSS"
+)
+"""AEAD with forward secrecy only."""
+MAX_ALPN_LENGTH = 255
+
+
+class NegotiationSettings(Settings):
+    """What is offered, or chosen from."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        super().__init__(protocol)
+        self._minimum_version = DTLSVersion.DTLSv1_2
+        self._maximum_version = DTLSVersion.MAXIMUM_SUPPORTED
+        self._cipher_string = DEFAULT_CIPHERS
+        self._alpn_protocols: list[bytes] = []
+        self._groups: str | None = None
+        self._server_sigalgs: str | None = None
+        self._info_callback: InfoCallback | None = None
+
+    @property
+    def minimum_version(self) -> DTLSVersion:
+        """The oldest version allowed. DTLS 1.0 also needs ``set_ciphers('DEFAULT:@SECLEVEL=0')`` or the like."""
+        return self._minimum_version
+
+    @minimum_version.setter
+    def minimum_version(self, value: int) -> None:
+        self._minimum_version = DTLSVersion(value)
+        self._changed()
+
+    @property
+    def maximum_version(self) -> DTLSVersion:
+        """The newest version allowed."""
+        return self._maximum_version
+
+    @maximum_version.setter
+    def maximum_version(self, value: int) -> None:
+        self._maximum_version = DTLSVersion(value)
+        self._changed()
+
+    def set_ciphers(self, ciphers: str) -> None:
+        """The cipher suites by preference, in OpenSSL's notation. Raises :class:`~dtls.SSLError` if none is left."""
+        self._try("_cipher_string", ciphers)
+
+    def get_ciphers(self) -> list[dict[str, str]]:
+        """The suites ready for use, by preference: dictionaries with ``name``."""
+        return [{"name": name} for name in self._engine().cipher_names()]
+
+    @property
+    def cipher_string(self) -> str:
+        """What ``set_ciphers`` was given."""
+        return self._cipher_string
+
+    def set_groups(self, groups: str) -> None:
+        """The key-exchange groups by preference, separated by colons: ``"X25519:P-256"`` (RFC 8422, 5.1.1).
+
+        Raises :class:`~dtls.SSLError` if one of them is not known, and :exc:`NotImplementedError` for more than one
+        where the ``cryptography`` package is too old.
+        """
+        self._try("_groups", groups)
+
+    def set_ecdh_curve(self, curve_name: str) -> None:
+        """The one key-exchange group; as :meth:`set_groups`."""
+        self.set_groups(curve_name)
+
+    def reset_groups(self) -> None:
+        """The engine's own choice of groups again."""
+        self._groups = None
+        self._changed()
+
+    @property
+    def groups(self) -> str | None:
+        """What :meth:`set_groups` was given; ``None`` for the engine's own choice."""
+        return self._groups
+
+    def set_server_sigalgs(self, sigalgs: str) -> None:
+        """The signature algorithms for handshakes, separated by colons: ``"ECDSA+SHA256"`` (RFC 5246, 7.4.1.4.1).
+
+        Raises :class:`~dtls.SSLError` if one of them is not known.
+        """
+        self._try("_server_sigalgs", sigalgs)
+
+    @property
+    def server_sigalgs(self) -> str | None:
+        """What :meth:`set_server_sigalgs` was given; ``None`` for the engine's own choice."""
+        return self._server_sigalgs
+
+    def set_info_callback(self, callback: InfoCallback | None) -> None:
+        """Have ``callback(state, where, return_code)`` called whenever a handshake gets on; ``None`` ends that.
+
+        ``state`` is in words; the two numbers are those of OpenSSL's ``SSL_CTX_set_info_callback``. What it raises is
+        printed and ignored.
+        """
+        self._info_callback = callback
+        self._changed()
+
+    @property
+    def info_callback(self) -> InfoCallback | None:
+        """What :meth:`set_info_callback` was given."""
+        return self._info_callback
+
+    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
+        """The application protocols to offer or to choose from, by preference (RFC 7301); 1 to 255 bytes each."""
+        names = [name.encode() for name in alpn_protocols]
+        if any(not 0 < len(name) <= MAX_ALPN_LENGTH for name in names):
+            message = "an ALPN protocol has 1 to 255 bytes"
+            raise ValueError(message)
+        self._alpn_protocols = names
+        self._changed()
+
+    @property
+    def alpn_protocols(self) -> list[bytes]:
+        """What ``set_alpn_protocols`` was given."""
+        return list(self._alpn_protocols)
