@@ -13,8 +13,11 @@ import dtls
 from dtls.certificates import CertificateAuthority, IssuedCertificate
 from dtls.context import PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERVER, Context
 
+from .programs import Files, Peers
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # A busy machine is not a failure; the time limit of each test guards against what never ends.
 hypothesis.settings.register_profile("dtls", deadline=None)
@@ -74,3 +77,47 @@ def openssl() -> str:
             pytest.fail(f"{reason}, and DTLS_REQUIRE_PEERS=1 asks for it")
         pytest.skip(reason)
     return path
+
+
+@pytest.fixture(scope="session")
+def long_chain_ca() -> CertificateAuthority:
+    return CertificateAuthority("a root", key_type="rsa")
+
+
+@pytest.fixture(scope="session")
+def long_chain(long_chain_ca: CertificateAuthority) -> IssuedCertificate:
+    """A chain of three RSA certificates, which does not fit one datagram."""
+    middle = long_chain_ca.intermediate("upper", key_type="rsa").intermediate("lower", key_type="rsa")
+    issued = middle.issue("localhost", key_type="rsa")
+    assert sum(len(entry.tbs_certificate_bytes) for entry in (issued.certificate, *issued.chain)) > 1500
+    return issued
+
+
+@pytest.fixture(scope="session")
+def files(
+    tmp_path_factory: pytest.TempPathFactory,
+    ca: CertificateAuthority,
+    server_certificate: IssuedCertificate,
+    client_certificate: IssuedCertificate,
+    long_chain: IssuedCertificate,
+    long_chain_ca: CertificateAuthority,
+) -> Files:
+    directory: Path = tmp_path_factory.mktemp("certificates")
+
+    def write(name: str, content: bytes) -> str:
+        path = directory / name
+        path.write_bytes(content)
+        return str(path)
+
+    return Files(
+        ca=write("ca.pem", ca.certificate_pem),
+        server=write("server.pem", server_certificate.private_key_and_chain_pem),
+        client=write("client.pem", client_certificate.private_key_and_chain_pem),
+        long_chain=write("long.pem", long_chain.private_key_and_chain_pem),
+        long_chain_ca=write("long_ca.pem", long_chain_ca.certificate_pem),
+    )
+
+
+@pytest.fixture(scope="session")
+def peers(openssl: str, files: Files) -> Peers:
+    return Peers(openssl, files)

@@ -118,6 +118,10 @@ class Connection(abc.ABC):
         """The application protocol agreed on (RFC 7301)."""
 
     @abc.abstractmethod
+    def psk_identity(self) -> bytes | None:
+        """The identity whose pre-shared key authenticates both sides (RFC 4279); ``None`` with a suite without PSK."""
+
+    @abc.abstractmethod
     def peer_certificate(self) -> bytes | None:
         """The DER of the peer's certificate, verified or not; ``None`` if it sent none."""
 

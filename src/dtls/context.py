@@ -25,6 +25,7 @@ from .settings.constants import (
 from .settings.datagrams import DEFAULT_MTU, DatagramSettings, usable_mtu
 from .settings.identity import IdentitySettings
 from .settings.negotiation import DEFAULT_CIPHERS, NegotiationSettings
+from .settings.psk import PSKSettings
 from .settings.trust import TrustSettings, as_purpose
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ __all__ = [
 ]
 
 
-class Context(TrustSettings, IdentitySettings, NegotiationSettings, DatagramSettings):
+class Context(TrustSettings, IdentitySettings, NegotiationSettings, PSKSettings, DatagramSettings):
     """The settings of one side's associations.
 
     :param protocol: ``PROTOCOL_DTLS_CLIENT`` (verifies certificate and host name) or ``PROTOCOL_DTLS_SERVER``
@@ -95,7 +96,7 @@ class Context(TrustSettings, IdentitySettings, NegotiationSettings, DatagramSett
         if server_hostname is not None and "\0" in server_hostname:
             message = "server_hostname cannot contain a null character"
             raise ValueError(message)
-        if self._check_hostname and not self.server_side and server_hostname is None:
+        if server_hostname is None and self.requires_server_hostname:
             message = "check_hostname requires server_hostname"
             raise ValueError(message)
         from .engines.openssl.connection import OpenSSLConnection  # noqa: PLC0415 - the seam: the engine is chosen here
@@ -110,6 +111,11 @@ class Context(TrustSettings, IdentitySettings, NegotiationSettings, DatagramSett
             mtu=self._mtu if mtu is None else usable_mtu(mtu),
             timer=timer or RetransmissionTimer(self._initial_retransmission_timeout),
         )
+
+    @property
+    def requires_server_hostname(self) -> bool:
+        """Whether associations need a ``server_hostname``: to compare with certificates, unless only PSK is offered."""
+        return self.check_hostname and not self.server_side and self._engine().offers_certificates
 
     def wrap_socket(
         self,

@@ -273,6 +273,10 @@ class DTLSSocket:
         """The key-exchange group; raises :exc:`NotImplementedError` where ``cryptography`` is older than 46."""
         return self._driver.connection.group() if self._driver is not None else None
 
+    def psk_identity(self) -> bytes | None:
+        """The identity whose pre-shared key authenticates both sides; ``None`` without PSK or before the handshake."""
+        return self._driver.connection.psk_identity() if self._driver is not None else None
+
     def selected_alpn_protocol(self) -> str | None:
         """The application protocol agreed on (RFC 7301)."""
         return self._driver.connection.selected_alpn_protocol() if self._driver is not None else None
@@ -451,7 +455,7 @@ def wrap_socket(
             raise ValueError(message)
         if not _is_connected(sock):
             return DTLSServerSocket(_take_over(sock), context)
-    elif context.check_hostname and not server_hostname:
+    elif not server_hostname and context.requires_server_hostname:
         message = "check_hostname requires server_hostname"
         raise ValueError(message)
     secured = DTLSSocket(

@@ -26,7 +26,7 @@ class NegotiationSettings(Settings):
         super().__init__(protocol)
         self._minimum_version = DTLSVersion.DTLSv1_2
         self._maximum_version = DTLSVersion.MAXIMUM_SUPPORTED
-        self._cipher_string = DEFAULT_CIPHERS
+        self._cipher_string: str | None = None
         self._alpn_protocols: list[bytes] = []
         self._groups: str | None = None
         self._server_sigalgs: str | None = None
@@ -53,7 +53,14 @@ class NegotiationSettings(Settings):
         self._changed()
 
     def set_ciphers(self, ciphers: str) -> None:
-        """The cipher suites by preference, in OpenSSL's notation. Raises :class:`~dtls.SSLError` if none is left."""
+        """The cipher suites by preference, in OpenSSL's notation. Raises :class:`~dtls.SSLError` if none is left.
+
+        The default is AEAD with forward secrecy; with a pre-shared key, AEAD suites with PSK come before these in a
+        server and in place of these in a client. AES-CCM-8, for CoAP (RFC 7252, 9.1.3), must be named:
+        ``"PSK-AES128-CCM8"``, ``"ECDHE-ECDSA-AES128-CCM8"``. Its short tags need OpenSSL's security level 0, which is
+        chosen then unless the string says ``@SECLEVEL`` itself; signatures stay SHA-2's, but a certificate's key may
+        be shorter than other levels allow.
+        """
         self._try("_cipher_string", ciphers)
 
     def get_ciphers(self) -> list[dict[str, str]]:
@@ -62,8 +69,13 @@ class NegotiationSettings(Settings):
 
     @property
     def cipher_string(self) -> str:
-        """What ``set_ciphers`` was given."""
-        return self._cipher_string
+        """What ``set_ciphers`` was given, or ``DEFAULT_CIPHERS``."""
+        return DEFAULT_CIPHERS if self._cipher_string is None else self._cipher_string
+
+    @property
+    def chose_ciphers(self) -> bool:
+        """Whether ``set_ciphers`` was called."""
+        return self._cipher_string is not None
 
     def set_groups(self, groups: str) -> None:
         """The key-exchange groups by preference, separated by colons: ``"X25519:P-256"`` (RFC 8422, 5.1.1).

@@ -1,4 +1,6 @@
-"""OpenSSL as the ``cryptography`` package binds it: the only file that names one of its symbols.
+"""OpenSSL as the ``cryptography`` package binds it: the only file that names one of its symbols, but for its sisters.
+
+Callbacks stand in ``binding_callbacks.py``, sessions and what is exported in ``binding_sessions.py``.
 
 These bindings are what pyOpenSSL stands on, and no public interface. So everything needed is looked up once, at
 import, and what is missing is an :exc:`ImportError` that names it. Handles are opaque; whoever makes one with
@@ -53,13 +55,19 @@ d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_new_null sk_X5
 sk_X509_value
 """
 
-_missing = [name for name in _NAMES.split() if not hasattr(lib, name)]
-if _missing:
-    _message = (
-        f"the installed cryptography package lacks OpenSSL's {', '.join(_missing)}; "
-        f"dtls is known to work with cryptography {KNOWN_TO_WORK}"
-    )
-    raise ImportError(_message)
+
+def need(names: str) -> None:
+    """Raise :exc:`ImportError` unless all of these are bound."""
+    missing = [name for name in names.split() if not hasattr(lib, name)]
+    if missing:
+        message = (
+            f"the installed cryptography package lacks OpenSSL's {', '.join(missing)}; "
+            f"dtls is known to work with cryptography {KNOWN_TO_WORK}"
+        )
+        raise ImportError(message)
+
+
+need(_NAMES)
 
 # Called once or twice per datagram, so without a wrapper of ours around them.
 ssl_read: Callable[[Handle, Any, int], int] = lib.SSL_read

@@ -32,6 +32,7 @@ from dtls.wire import (
 )
 
 from . import binding
+from .association import Association
 from .binding import bio_read, bio_write, clear_errors, ssl_read, ssl_write
 from .binding import buffer as thread_buffer
 from .errors import ssl_error
@@ -75,7 +76,8 @@ class OpenSSLConnection(Connection):
         self._incoming = binding.new_memory_bio()
         self._outgoing = binding.new_memory_bio()
         self._engine_context = engine_context  # holds the callbacks that OpenSSL may call
-        self._ssl = engine_context.new_ssl(self._incoming, self._outgoing, context, server_hostname)
+        self._association = Association(context)
+        self._ssl = engine_context.new_ssl(self._incoming, self._outgoing, self._association, server_hostname)
         self._outbox: list[bytes] = []
         self._max_message_size = 0
         self._shortest_content = shortest_protected_content(None)
@@ -99,6 +101,7 @@ class OpenSSLConnection(Connection):
             outbox=self._outbox,
             statistics=self.statistics,
             server_hostname=server_hostname,
+            association=self._association,
         )
         if not self.server_side:
             self._handshake.begin(now)
@@ -213,6 +216,9 @@ class OpenSSLConnection(Connection):
     def selected_alpn_protocol(self) -> str | None:
         name = binding.selected_alpn(self._ssl)
         return None if name is None else name.decode("utf-8", "surrogateescape")
+
+    def psk_identity(self) -> bytes | None:
+        return self._association.psk_identity if self._was_established else None
 
     def peer_certificate(self) -> bytes | None:
         return binding.peer_certificate(self._ssl)

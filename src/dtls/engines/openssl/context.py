@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import weakref
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
@@ -12,7 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from dtls.errors import SSL_ERROR_SSL, SSLError
 
-from . import binding
+from . import binding, binding_callbacks
+from .association import Association, check_psk
+from .ciphers import STRONG_SIGNATURES, cipher_list, lowers_level, missing_suites
 from .errors import configuration_error
 
 if TYPE_CHECKING:
@@ -32,6 +35,9 @@ class EngineContext:
 
     def __init__(self, context: Context, *, server_side: bool) -> None:
         self.server_side = server_side
+        self._associations: weakref.WeakValueDictionary[int, Association] = weakref.WeakValueDictionary()
+        """By what tells their SSLs apart."""
+        self._callbacks: list[object] = []
         try:
             self._handle = binding.new_context(server_side=server_side)
             self._translate(context)
@@ -41,17 +47,13 @@ class EngineContext:
     def _translate(self, context: Context) -> None:
         handle = self._handle
         binding.set_protocol_versions(handle, context.minimum_version.wire, context.maximum_version.wire)
-        try:
-            binding.set_cipher_list(handle, context.cipher_string.encode())
-        except binding.OpenSSLError as error:
-            raise configuration_error(error, "No cipher can be selected") from None
+        self._choose_ciphers(context)
         if context.groups is not None:
             self._choose(binding.set_groups, context.groups, "No key-exchange group can be selected")
-        if context.server_sigalgs is not None:
+        algorithms = context.server_sigalgs or (STRONG_SIGNATURES if lowers_level(context) else None)
+        if algorithms is not None:
             self._choose(
-                binding.set_signature_algorithms,
-                context.server_sigalgs,
-                "No signature algorithm can be selected",
+                binding.set_signature_algorithms, algorithms, "No signature algorithm can be selected"
             )
         binding.set_verification(
             handle,
@@ -70,7 +72,41 @@ class EngineContext:
         if context.alpn_protocols:
             self._negotiate_application(context.alpn_protocols)
         if context.info_callback is not None:
-            self._info_callback = binding.observe(handle, context.info_callback)
+            self._callbacks.append(binding.observe(handle, context.info_callback))
+        if context.uses_psk:
+            self._share_keys(context)
+
+    def _choose_ciphers(self, context: Context) -> None:
+        try:
+            binding.set_cipher_list(self._handle, cipher_list(context).encode())
+        except binding.OpenSSLError as error:
+            raise configuration_error(error, "No cipher can be selected") from None
+        shut_out = missing_suites(context.cipher_string, self.cipher_names())
+        if shut_out:
+            message = (
+                f"No cipher can be selected: {', '.join(shut_out)} is shut out by another word of the list (DEFAULT "
+                "and !AESCCM8 do so): name the suites wanted one by one"
+            )
+            raise SSLError(SSL_ERROR_SSL, message, reason="NO_CIPHER_MATCH", library="SSL")
+
+    def _share_keys(self, context: Context) -> None:
+        if context.psk_client is not None:
+            if context.psk_pair is not None:
+                check_psk(*context.psk_pair)
+            self._callbacks.append(
+                binding_callbacks.find_psk_for_client(
+                    self._handle, lambda ssl, hint: self._associations[ssl].psk_for_client(hint)
+                )
+            )
+        if context.psk_server is not None:
+            self._callbacks.append(
+                binding_callbacks.find_psk_for_server(
+                    self._handle, lambda ssl: self._associations[ssl].psk_for_server()
+                )
+            )
+        if context.psk_identity_hint:
+            check_psk(context.psk_identity_hint, b"")
+            binding_callbacks.hint_at_identity(self._handle, context.psk_identity_hint)
 
     def _choose(self, choose: Callable[[binding.Handle, bytes], None], names: str, complaint: str) -> None:
         try:
@@ -94,9 +130,11 @@ class EngineContext:
 
     def _negotiate_application(self, protocols: list[bytes]) -> None:
         if self.server_side:
-            self._alpn_callback = binding.select_alpn(
-                self._handle,
-                lambda offered: next((name for name in protocols if name in offered), None),
+            self._callbacks.append(
+                binding.select_alpn(
+                    self._handle,
+                    lambda offered: next((name for name in protocols if name in offered), None),
+                )
             )
         else:
             wire = b"".join(bytes([len(name)]) + name for name in protocols)
@@ -106,15 +144,16 @@ class EngineContext:
         self,
         incoming: binding.Handle,
         outgoing: binding.Handle,
-        context: Context,
+        association: Association,
         server_hostname: str | None,
     ) -> binding.Handle:
         """An SSL for one association, which checks the peer's name as the context asks."""
         ssl = binding.new_ssl(
             self._handle, incoming, outgoing, server_side=self.server_side, mtu=HANDSHAKE_MTU
         )
+        self._associations[binding_callbacks.address_of(ssl)] = association
         if server_hostname is not None and not self.server_side:
-            _name_the_server(ssl, server_hostname, check=context.check_hostname)
+            _name_the_server(ssl, server_hostname, check=association.context.check_hostname)
         return ssl
 
     def build_chain(
@@ -126,6 +165,11 @@ class EngineContext:
         """
         store = binding.store_of(identity.chain) if only_presented else binding.store_of_context(self._handle)
         return binding.build_chain(identity.chain[0], identity.chain[1:] if by_presented else [], store)
+
+    @property
+    def offers_certificates(self) -> bool:
+        """Whether a suite could be agreed on with which the server shows a certificate."""
+        return any("PSK" not in name or name.startswith("RSA-PSK") for name in self.cipher_names())
 
     def cipher_names(self) -> list[str]:
         """The suites that a connection would be ready to use."""

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from dtls.connection import ReceivedClientHello
     from dtls.context import Context
 
+    from .association import Association
+
 MAX_HELD_RECORDS = 16
 """How many protected records wait for the keys to come, and how many early messages for the handshake's end."""
 MAX_HELD_BYTES = 32_768
@@ -93,6 +95,7 @@ class Handshake:
         outbox: list[bytes],
         statistics: Counter[str],
         server_hostname: str | None,
+        association: Association,
     ) -> None:
         self.complete = False
         self.error: SSLError | None = None
@@ -102,6 +105,7 @@ class Handshake:
         self._ssl, self._incoming, self._outgoing = ssl, incoming, outgoing
         self._flight, self._outbox, self._statistics = flight, outbox, statistics
         self._server_hostname = server_hostname
+        self._association = association
         self._time_allowed = context.handshake_timeout
         self._deadline = now + self._time_allowed
         self._timer = timer
@@ -216,6 +220,7 @@ class Handshake:
 
     def _write_message(self, message: Message) -> None:
         """A whole message for OpenSSL, in records with numbers of our own: a stranger's would upset its window."""
+        self._association.foresee(message)
         piece_length = MAX_PLAINTEXT_LENGTH - HANDSHAKE_HEADER_LENGTH
         for offset in range(0, max(len(message.body), 1), piece_length):
             if offset:  # OpenSSL takes one record at a time from a memory BIO
@@ -314,6 +319,10 @@ class Handshake:
 
     def _timeout_message(self) -> str:
         seconds = f"{self._time_allowed:g} s"
+        if self._association.psk_identity is not None:
+            # With another key the peer's Finished is noise: neither side can tell it from a forgery.
+            whose = f"the PSK identity {self._association.psk_identity!r}"
+            return f"not complete within {seconds}: do both sides have the same key for {whose}?"
         if self._context.server_side:
             return f"the client did not complete the handshake within {seconds}"
         if not self._peer_has_answered:
@@ -333,6 +342,10 @@ class Handshake:
             self.error = self._explain_failure(errors)
 
     def _explain_failure(self, errors: list[binding.QueuedError]) -> SSLError:
+        if (error := self._association.error) is not None:
+            if isinstance(error, SSLError):
+                return error
+            raise error
         if any(entry.reason == "CERTIFICATE_VERIFY_FAILED" for entry in errors):
             code, words = binding.verify_result(self._ssl)
             return verification_error(code, words, self._server_hostname)

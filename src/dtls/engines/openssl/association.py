@@ -1,0 +1,126 @@
+"""What OpenSSL's callbacks need to know of an association, and what they have to say about it.
+
+OpenSSL calls back in the midst of a handshake, through C, which no exception may cross: what goes wrong is kept here,
+told to OpenSSL as a refusal, and becomes the error of the handshake on this side.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from dtls.errors import SSL_ERROR_SSL, SSLError
+from dtls.wire import HandshakeType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from dtls.context import Context
+    from dtls.reassembly import Message
+
+    Answer = TypeVar("Answer")
+
+logger = logging.getLogger("dtls")
+
+MAX_PSK_IDENTITY = 256
+"""Bytes, without the NUL that ends it; OpenSSL's PSK_MAX_IDENTITY_LEN."""
+MAX_PSK = 512
+"""Bytes; OpenSSL's PSK_MAX_PSK_LEN."""
+_SHOWN = 64
+
+
+class Association:
+    """One association, as seen from callbacks. Held by its connection only."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.error: BaseException | None = None
+        """What went wrong in a callback first."""
+        self.psk_identity: bytes | None = None
+        self._offered_identity = b""
+
+    def foresee(self, message: Message) -> None:
+        """Look at a whole message of the peer before OpenSSL does."""
+        if message.message_type == HandshakeType.CLIENT_KEY_EXCHANGE:
+            # With PSK it begins with the identity (RFC 4279, 2), which OpenSSL would cut at a NUL.
+            length = int.from_bytes(message.body[:2], "big")
+            self._offered_identity = message.body[2 : 2 + length]
+
+    def run(self, doing: str, answer: Callable[[], Answer]) -> Answer | None:
+        """``answer()``, or ``None`` if it raises: then that is how the handshake ends."""
+        try:
+            return answer()
+        except SSLError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - it is the user's, and is told to the user
+            # What it says may hold what is secret, and is for whoever handles the error.
+            logger.error("%s raised %s: the handshake ends", doing, type(error).__name__)  # noqa: TRY400
+            wrapped = SSLError(
+                SSL_ERROR_SSL, f"{doing} raised {type(error).__name__}", reason="CALLBACK_FAILED"
+            )
+            wrapped.__cause__ = error
+            self._fail(wrapped)
+        except BaseException as error:  # noqa: BLE001 - KeyboardInterrupt goes on outside of OpenSSL
+            self._fail(error)
+        return None
+
+    def _fail(self, error: BaseException) -> None:
+        if self.error is None:
+            self.error = error
+
+    # --- pre-shared keys -----------------------------------------------------------------------------------------
+
+    def psk_for_client(self, hint: bytes | None) -> tuple[bytes, bytes] | None:
+        """Identity and key; ``None`` ends the handshake."""
+        return self.run("the callback of set_psk_client_callback()", lambda: self._client_psk(hint))
+
+    def _client_psk(self, hint: bytes | None) -> tuple[bytes, bytes] | None:
+        find = self.context.psk_client
+        if find is None:
+            return None
+        identity, psk = find(hint)
+        check_psk(identity, psk)
+        if not psk:
+            message = "the callback of set_psk_client_callback() has no key for this server"
+            raise SSLError(SSL_ERROR_SSL, message, reason="PSK_IDENTITY_NOT_FOUND")
+        self.psk_identity = identity
+        return identity, psk
+
+    def psk_for_server(self) -> bytes | None:
+        """The key of the client; empty for a client that is not known, ``None`` if there was an error."""
+        return self.run("the callback of set_psk_server_callback()", self._server_psk)
+
+    def _server_psk(self) -> bytes:
+        find = self.context.psk_server
+        identity = self._offered_identity
+        if b"\0" in identity:
+            # A session would remember what stands before the NUL, and it would be somebody else's when resumed.
+            self._fail(_unknown(identity, "identities with NUL cannot be served by this engine (OpenSSL)"))
+            return b""
+        psk = None if find is None else find(identity)
+        if not psk:
+            self._fail(_unknown(identity, "this side does not know it"))
+            return b""
+        check_psk(identity, psk)
+        self.psk_identity = identity
+        return psk
+
+
+def _unknown(identity: bytes, why: str) -> SSLError:
+    shown = repr(identity[:_SHOWN]) + ("..." if len(identity) > _SHOWN else "")
+    message = f"the client names the PSK identity {shown}: {why}"
+    return SSLError(SSL_ERROR_SSL, message, reason="PSK_IDENTITY_NOT_FOUND", library="SSL")
+
+
+def check_psk(identity: bytes, psk: bytes) -> None:
+    """Raise :exc:`ValueError` for what OpenSSL cannot use; the key is not shown."""
+    if b"\0" in identity:
+        message = "a PSK identity with NUL cannot be used by this engine (OpenSSL): it would be cut there"
+        raise ValueError(message)
+    if len(identity) > MAX_PSK_IDENTITY:
+        message = f"a PSK identity has at most {MAX_PSK_IDENTITY} bytes in this engine, not {len(identity)}"
+        raise ValueError(message)
+    if len(psk) > MAX_PSK:
+        message = f"a pre-shared key has at most {MAX_PSK} bytes in this engine, not {len(psk)}"
+        raise ValueError(message)

@@ -1,0 +1,67 @@
+"""The callbacks of OpenSSL, more of what ``binding.py`` binds: what calls back into Python.
+
+Each is set for an SSL_CTX and tells an association by the address of its SSL. What is returned must be kept as long as
+the SSL_CTX. What is called must not raise; if it did, cffi would print it and give OpenSSL a 0, which refuses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .binding import OpenSSLError, clear_errors, ffi, lib, need, take_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .binding import Handle
+
+need(
+    """
+    SSL_CTX_set_psk_client_callback SSL_CTX_set_psk_server_callback SSL_CTX_use_psk_identity_hint
+    """
+)
+
+
+def address_of(ssl: Handle) -> int:
+    """What tells an SSL from all others that are alive."""
+    return int(ffi.cast("uintptr_t", ssl))
+
+
+def find_psk_for_client(
+    context: Handle, find: Callable[[int, bytes | None], tuple[bytes, bytes] | None]
+) -> object:
+    """Have ``find(ssl, hint)`` say a client's identity and key; ``None`` ends the handshake."""
+
+    @ffi.callback("unsigned int(SSL *, char *, char *, unsigned int, unsigned char *, unsigned int)")  # type: ignore[untyped-decorator]
+    def callback(ssl: Any, hint: Any, identity: Any, room: int, psk: Any, psk_room: int) -> int:
+        found = find(address_of(ssl), None if hint == ffi.NULL else bytes(ffi.string(hint)))
+        if found is None or len(found[0]) > room or len(found[1]) > psk_room:
+            return 0
+        ffi.memmove(identity, found[0] + b"\0", len(found[0]) + 1)
+        ffi.memmove(psk, found[1], len(found[1]))
+        return len(found[1])
+
+    lib.SSL_CTX_set_psk_client_callback(context, callback)
+    return callback
+
+
+def find_psk_for_server(context: Handle, find: Callable[[int], bytes | None]) -> object:
+    """Have ``find(ssl)`` say the client's key; empty if it is not known, ``None`` for an internal error."""
+
+    @ffi.callback("unsigned int(SSL *, char *, unsigned char *, unsigned int)")  # type: ignore[untyped-decorator]
+    def callback(ssl: Any, _identity: Any, psk: Any, room: int) -> int:
+        found = find(address_of(ssl))
+        if found is None or len(found) > room:
+            return room + 1
+        ffi.memmove(psk, found, len(found))
+        return len(found)
+
+    lib.SSL_CTX_set_psk_server_callback(context, callback)
+    return callback
+
+
+def hint_at_identity(context: Handle, hint: bytes) -> None:
+    """What clients are told before they choose an identity. Raises :class:`~.binding.OpenSSLError`."""
+    clear_errors()
+    if lib.SSL_CTX_use_psk_identity_hint(context, hint) != 1:
+        raise OpenSSLError(take_errors())
