@@ -25,8 +25,9 @@ from .settings.constants import (
 from .settings.datagrams import DEFAULT_MTU, DatagramSettings, usable_mtu
 from .settings.identity import IdentitySettings
 from .settings.negotiation import DEFAULT_CIPHERS, NegotiationSettings
+from .settings.pins import PinSettings
 from .settings.psk import PSKSettings
-from .settings.trust import TrustSettings, as_purpose
+from .settings.trust import as_purpose
 
 if TYPE_CHECKING:
     import os
@@ -56,7 +57,7 @@ __all__ = [
 ]
 
 
-class Context(TrustSettings, IdentitySettings, NegotiationSettings, PSKSettings, DatagramSettings):
+class Context(PinSettings, IdentitySettings, NegotiationSettings, PSKSettings, DatagramSettings):
     """The settings of one side's associations.
 
     :param protocol: ``PROTOCOL_DTLS_CLIENT`` (verifies certificate and host name) or ``PROTOCOL_DTLS_SERVER``

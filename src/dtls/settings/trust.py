@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+MAX_VERIFY_DEPTH = 100
+"""Certificates between the peer's and an anchor: what OpenSSL goes through at most."""
+
+
+MAX_NAMED_AUTHORITIES = 32
+"""How many authorities' names a server tells; more would be more datagrams for each handshake than they are worth."""
+
+
 class TrustSettings(Settings):
     """Whether and how the peer's certificate is verified."""
 
@@ -24,6 +32,9 @@ class TrustSettings(Settings):
         self._verify_flags = VerifyFlags.VERIFY_X509_TRUSTED_FIRST
         self._trusted: dict[bytes, None] = {}
         self._trusted_directories: list[str] = []
+        self._verify_depth: int | None = None
+        self._named_authorities: dict[bytes, None] = {}
+        self._sends_ca_names = True
 
     @property
     def check_hostname(self) -> bool:
@@ -48,11 +59,15 @@ class TrustSettings(Settings):
     @verify_mode.setter
     def verify_mode(self, value: int) -> None:
         mode = VerifyMode(value)
+        self._check_verify_mode(mode)
+        self._verify_mode = mode
+        self._changed()
+
+    def _check_verify_mode(self, mode: VerifyMode) -> None:
+        """Raise :exc:`ValueError` if another setting does not go with it."""
         if mode is CERT_NONE and self._check_hostname:
             message = "Cannot set verify_mode to CERT_NONE when check_hostname is enabled."
             raise ValueError(message)
-        self._verify_mode = mode
-        self._changed()
 
     @property
     def verify_flags(self) -> VerifyFlags:
@@ -62,6 +77,32 @@ class TrustSettings(Settings):
     @verify_flags.setter
     def verify_flags(self, value: int) -> None:
         self._verify_flags = VerifyFlags(value)
+        self._changed()
+
+    @property
+    def verify_depth(self) -> int | None:
+        """How many certificates may stand between the peer's own and an anchor; ``None`` for the engine's 100."""
+        return self._verify_depth
+
+    @verify_depth.setter
+    def verify_depth(self, value: int | None) -> None:
+        if value is not None and not 0 <= value <= MAX_VERIFY_DEPTH:
+            message = f"verify_depth must be 0 to {MAX_VERIFY_DEPTH} or None, not {value!r}"
+            raise ValueError(message)
+        self._verify_depth = value
+        self._changed()
+
+    @property
+    def sends_ca_names(self) -> bool:
+        """For servers: whether clients are told which authorities are trusted (RFC 5246, 7.4.4), if few enough.
+
+        These are the ones that :meth:`load_verify_locations` was given, 32 of them at most; else none are told.
+        """
+        return self._sends_ca_names
+
+    @sends_ca_names.setter
+    def sends_ca_names(self, value: bool) -> None:
+        self._sends_ca_names = bool(value)
         self._changed()
 
     def load_verify_locations(
@@ -78,10 +119,13 @@ class TrustSettings(Settings):
         if cafile is None and capath is None and cadata is None:
             message = "cafile, capath and cadata cannot be all omitted"
             raise TypeError(message)
+        ders: list[bytes] = []
         if cafile is not None:
-            self._trust(credentials.load_anchors(cafile))
+            ders += credentials.load_anchors(cafile)
         if cadata is not None:
-            self._trust(credentials.load_anchors(_certificate_data(cadata)))
+            ders += credentials.load_anchors(_certificate_data(cadata))
+        self._named_authorities.update(dict.fromkeys(ders))
+        self._trust(ders)
         if capath is not None:
             self._trusted_directories.append(credentials.existing_directory(capath))
             self._changed()
@@ -108,6 +152,12 @@ class TrustSettings(Settings):
     def trusted_certificates(self) -> list[bytes]:
         """The DERs of the trust anchors loaded so far."""
         return list(self._trusted)
+
+    @property
+    def named_authorities(self) -> list[bytes]:
+        """The DERs of those among them whose names a server may tell clients."""
+        few = self._sends_ca_names and len(self._named_authorities) <= MAX_NAMED_AUTHORITIES
+        return list(self._named_authorities) if few else []
 
     @property
     def trusted_directories(self) -> list[str]:

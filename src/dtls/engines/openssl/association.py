@@ -10,7 +10,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from dtls.errors import SSL_ERROR_SSL, SSLError
+from dtls.settings.pins import is_pinned
 from dtls.wire import HandshakeType
+
+from .errors import X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH, verification_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +31,8 @@ MAX_PSK_IDENTITY = 256
 MAX_PSK = 512
 """Bytes; OpenSSL's PSK_MAX_PSK_LEN."""
 _SHOWN = 64
+_X509_V_ERR_CERT_REJECTED = 28
+_NAME_FAULTS = (X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH)
 
 
 class Association:
@@ -39,6 +44,8 @@ class Association:
         """What went wrong in a callback first."""
         self.psk_identity: bytes | None = None
         self._offered_identity = b""
+        self._judged: tuple[bytes, bool] | None = None
+        """The certificate that was judged, and whether it is trusted."""
 
     def foresee(self, message: Message) -> None:
         """Look at a whole message of the peer before OpenSSL does."""
@@ -68,6 +75,49 @@ class Association:
     def _fail(self, error: BaseException) -> None:
         if self.error is None:
             self.error = error
+
+    # --- trust without authorities -------------------------------------------------------------------------------
+
+    def judge(self, certificate: bytes, fault: int) -> int:
+        """The X509_V_ERR_* that counts for a peer with this certificate (DER), in which ``fault`` was found.
+
+        The fault that only names it stands: a name is compared when the user says so.
+        """
+        if self._judged is None or self._judged[0] != certificate:
+            trusted = self.run(
+                "the judgement of the peer's certificate", lambda: self._is_trusted(certificate)
+            )
+            self._judged = certificate, trusted is True
+        if not self._judged[1]:
+            return _X509_V_ERR_CERT_REJECTED
+        return fault if fault in _NAME_FAULTS else 0
+
+    def _is_trusted(self, certificate: bytes) -> bool:
+        pins, callback = self.context.pinned_fingerprints, self.context.trust_callback
+        if pins is not None and not is_pinned(pins, certificate):
+            why = "the certificate's fingerprint is none of those that are pinned"
+            raise _rejected(why)
+        if callback is not None:
+            answer = callback(certificate)
+            if not isinstance(answer, bool):  # a coroutine would count as true
+                message = f"True or False is expected, not {type(answer).__name__}"
+                raise TypeError(message)
+            if not answer:
+                why = "the application's callback does not trust the certificate"
+                raise _rejected(why)
+        return True
+
+    def last_judgement(self, show: Callable[[], bytes | None]) -> BaseException | None:
+        """What forbids to go on with a peer whose handshake is complete.
+
+        A resumed session verifies nothing anew, and with a pre-shared key there is no certificate at all.
+        """
+        if not self.context.trusts_otherwise:
+            return None
+        certificate = show()
+        if certificate is None:
+            return _rejected("the peer shows none, and it is to be pinned or judged by a callback")
+        return self.error if self.judge(certificate, 0) else None
 
     # --- pre-shared keys -----------------------------------------------------------------------------------------
 
@@ -105,6 +155,10 @@ class Association:
         check_psk(identity, psk)
         self.psk_identity = identity
         return psk
+
+
+def _rejected(why: str) -> SSLError:
+    return verification_error(_X509_V_ERR_CERT_REJECTED, why, None)
 
 
 def _unknown(identity: bytes, why: str) -> SSLError:

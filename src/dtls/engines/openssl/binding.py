@@ -34,12 +34,12 @@ BIO_write DTLS_client_method DTLS_get_data_mtu DTLS_server_method DTLSv1_handle_
 EC_KEY_free EC_KEY_new_by_curve_name EC_get_builtin_curves ERR_clear_error ERR_get_error
 ERR_lib_error_string ERR_reason_error_string EVP_PKEY_free OBJ_nid2sn OBJ_txt2nid OpenSSL_version
 OpenSSL_version_num SSL_CIPHER_get_bits SSL_CIPHER_get_name SSL_CIPHER_get_version
-SSL_CTX_add_extra_chain_cert SSL_CTX_check_private_key SSL_CTX_free SSL_CTX_get0_param
+SSL_CTX_add_client_CA SSL_CTX_add_extra_chain_cert SSL_CTX_check_private_key SSL_CTX_free SSL_CTX_get0_param
 SSL_CTX_get_cert_store SSL_CTX_new SSL_CTX_set1_sigalgs_list SSL_CTX_set_alpn_protos
 SSL_CTX_set_alpn_select_cb SSL_CTX_set_cipher_list SSL_CTX_set_cookie_verify_cb SSL_CTX_set_info_callback
 SSL_CTX_set_max_proto_version SSL_CTX_set_min_proto_version SSL_CTX_set_mode SSL_CTX_set_options
 SSL_CTX_set_session_cache_mode SSL_CTX_set_session_id_context SSL_CTX_set_tmp_ecdh SSL_CTX_set_verify
-SSL_CTX_use_PrivateKey SSL_CTX_use_certificate
+SSL_CTX_set_verify_depth SSL_CTX_use_PrivateKey SSL_CTX_use_certificate
 SSL_ERROR_NONE SSL_ERROR_SSL SSL_ERROR_SYSCALL SSL_ERROR_WANT_READ SSL_ERROR_WANT_WRITE
 SSL_ERROR_ZERO_RETURN SSL_MODE_RELEASE_BUFFERS SSL_OP_CIPHER_SERVER_PREFERENCE SSL_OP_NO_COMPRESSION
 SSL_OP_NO_QUERY_MTU SSL_OP_NO_RENEGOTIATION SSL_OP_NO_TICKET SSL_SESS_CACHE_OFF
@@ -212,7 +212,8 @@ def store_of_context(context: Handle) -> Handle:
     return lib.SSL_CTX_get_cert_store(context)
 
 
-def _certificate_der(certificate: Handle) -> bytes:
+def certificate_der(certificate: Handle) -> bytes:
+    """The DER of an X509."""
     bio = ffi.gc(_require(lib.BIO_new(lib.BIO_s_mem())), lib.BIO_free)
     _require(lib.i2d_X509_bio(bio, certificate))
     return read_all(bio)
@@ -329,7 +330,7 @@ def use_certificate(context: Handle, certificate: Handle, key: Handle, chain: li
     _require(lib.SSL_CTX_check_private_key(context))
     for link in chain:
         # add_extra_chain_cert takes the reference over, so it gets one of its own.
-        own = lib.d2i_X509_bio(_memory_bio_of(_certificate_der(link)), ffi.NULL)
+        own = lib.d2i_X509_bio(_memory_bio_of(certificate_der(link)), ffi.NULL)
         _require(own)
         _require(lib.SSL_CTX_add_extra_chain_cert(context, own))
 
@@ -345,18 +346,31 @@ def trust_certificate(context: Handle, certificate: Handle) -> None:
     _require(lib.X509_STORE_add_cert(lib.SSL_CTX_get_cert_store(context), certificate))
 
 
+def name_authority(context: Handle, certificate: Handle) -> None:
+    """Tell clients that certificates of this authority are welcome. Raises :class:`OpenSSLError`."""
+    clear_errors()
+    _require(lib.SSL_CTX_add_client_CA(context, certificate))
+
+
 def trust_directory(context: Handle, path: bytes) -> None:
     """Look for trust anchors in a directory of files named by hash. Raises :class:`OpenSSLError`."""
     clear_errors()
     _require(lib.X509_STORE_load_locations(lib.SSL_CTX_get_cert_store(context), ffi.NULL, path))
 
 
-def set_verification(context: Handle, *, verify: bool, require: bool, flags: int) -> None:
-    """Whether to ask for and verify the peer's certificate; ``flags`` are X509_V_FLAG_*."""
+def set_verification(
+    context: Handle, *, verify: bool, require: bool, flags: int, depth: int | None, judge: object | None
+) -> None:
+    """Whether to ask for and verify the peer's certificate; ``flags`` are X509_V_FLAG_*.
+
+    ``judge`` is a callback of ``binding_callbacks.judge_certificates``.
+    """
     mode = lib.SSL_VERIFY_NONE
     if verify:
         mode = lib.SSL_VERIFY_PEER | (lib.SSL_VERIFY_FAIL_IF_NO_PEER_CERT if require else 0)
-    lib.SSL_CTX_set_verify(context, mode, ffi.NULL)
+    lib.SSL_CTX_set_verify(context, mode, ffi.NULL if judge is None else judge)
+    if depth is not None:
+        lib.SSL_CTX_set_verify_depth(context, depth)
     if flags:
         lib.X509_VERIFY_PARAM_set_flags(lib.SSL_CTX_get0_param(context), flags)
 
@@ -553,13 +567,13 @@ def peer_certificate(ssl: Handle) -> bytes | None:
     certificate = lib.SSL_get_peer_certificate(ssl)
     if certificate == ffi.NULL:
         return None
-    return _certificate_der(ffi.gc(certificate, lib.X509_free))
+    return certificate_der(ffi.gc(certificate, lib.X509_free))
 
 
 def _chain_ders(stack: Any) -> list[bytes]:
     if stack == ffi.NULL:
         return []
-    return [_certificate_der(lib.sk_X509_value(stack, i)) for i in range(lib.sk_X509_num(stack))]
+    return [certificate_der(lib.sk_X509_value(stack, i)) for i in range(lib.sk_X509_num(stack))]
 
 
 def peer_chain(ssl: Handle) -> list[bytes]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .binding import OpenSSLError, clear_errors, ffi, lib, need, take_errors
+from .binding import OpenSSLError, certificate_der, clear_errors, ffi, lib, need, take_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 need(
     """
     SSL_CTX_set_psk_client_callback SSL_CTX_set_psk_server_callback SSL_CTX_use_psk_identity_hint
+    SSL_get_ex_data_X509_STORE_CTX_idx X509_STORE_CTX_get0_cert X509_STORE_CTX_get_error X509_STORE_CTX_get_ex_data
+    X509_STORE_CTX_set_error
     """
 )
 
@@ -65,3 +67,22 @@ def hint_at_identity(context: Handle, hint: bytes) -> None:
     clear_errors()
     if lib.SSL_CTX_use_psk_identity_hint(context, hint) != 1:
         raise OpenSSLError(take_errors())
+
+
+def judge_certificates(judge: Callable[[int, bytes, int], int]) -> object:
+    """A callback for :func:`~.binding.set_verification`: ``judge(ssl, certificate, fault)`` has the last word.
+
+    It is given the DER of the peer's own certificate and the X509_V_ERR_* that path validation finds (0 for none), and
+    gives the one that counts. It is called for each certificate of the path and each fault.
+    """
+    index = lib.SSL_get_ex_data_X509_STORE_CTX_idx()
+
+    @ffi.callback("int(int, X509_STORE_CTX *)")  # type: ignore[untyped-decorator]
+    def callback(_valid: int, path: Any) -> int:
+        ssl = ffi.cast("SSL *", lib.X509_STORE_CTX_get_ex_data(path, index))
+        own = certificate_der(lib.X509_STORE_CTX_get0_cert(path))
+        fault = judge(address_of(ssl), own, int(lib.X509_STORE_CTX_get_error(path)))
+        lib.X509_STORE_CTX_set_error(path, fault)
+        return int(not fault)
+
+    return callback

@@ -229,7 +229,7 @@ class OpenSSLConnection(Connection):
         return chain if own is None else [own, *chain]
 
     def verified_chain(self) -> list[bytes]:
-        return binding.verified_chain(self._ssl)
+        return [] if self.context.trusts_otherwise else binding.verified_chain(self._ssl)
 
     # --- the handshake -------------------------------------------------------------------------------------------
 
@@ -254,6 +254,8 @@ class OpenSSLConnection(Connection):
             self.state = ConnectionState.FAILED
             self._flight.items = []
             return [HandshakeFailed(handshake.error)]
+        if (error := self._association.last_judgement(self.peer_certificate)) is not None:
+            return [self._refuse(error, now)]
         self.state = _ESTABLISHED
         if not self.server_side:
             self._flight.items = []  # the server's Finished answered it
@@ -270,6 +272,16 @@ class OpenSSLConnection(Connection):
         for record in handshake.early_data:
             events += self._receive_record(record, now)
         return events
+
+    def _refuse(self, error: BaseException, now: float) -> HandshakeFailed:
+        """End an association whose handshake is complete, before anything is said or heard on it."""
+        binding.shutdown(self._ssl)
+        self._collect_output(now)
+        self.state = ConnectionState.FAILED
+        self._flight.items = []
+        if not isinstance(error, SSLError):
+            raise error
+        return HandshakeFailed(error)
 
     # --- after the handshake -------------------------------------------------------------------------------------
 

@@ -55,18 +55,9 @@ class EngineContext:
             self._choose(
                 binding.set_signature_algorithms, algorithms, "No signature algorithm can be selected"
             )
-        binding.set_verification(
-            handle,
-            verify=context.verify_mode.wants_certificate,
-            require=context.verify_mode.requires_certificate,
-            flags=context.verify_flags,
-        )
+        self._verify(context)
         if context.identity is not None:
             self._present(context.identity)
-        for der in context.trusted_certificates:
-            binding.trust_certificate(handle, binding.load_certificate(der))
-        for path in context.trusted_directories:
-            binding.trust_directory(handle, os.fsencode(path))
         if self.server_side:
             binding.accept_any_cookie(handle)
         if context.alpn_protocols:
@@ -107,6 +98,30 @@ class EngineContext:
         if context.psk_identity_hint:
             check_psk(context.psk_identity_hint, b"")
             binding_callbacks.hint_at_identity(self._handle, context.psk_identity_hint)
+
+    def _verify(self, context: Context) -> None:
+        handle = self._handle
+        judge = None
+        if context.trusts_otherwise:
+            judge = binding_callbacks.judge_certificates(
+                lambda ssl, certificate, fault: self._associations[ssl].judge(certificate, fault)
+            )
+            self._callbacks.append(judge)
+        binding.set_verification(
+            handle,
+            verify=context.verify_mode.wants_certificate,
+            require=context.verify_mode.requires_certificate,
+            flags=context.verify_flags,
+            depth=context.verify_depth,
+            judge=judge,
+        )
+        for der in context.trusted_certificates:
+            binding.trust_certificate(handle, binding.load_certificate(der))
+        for path in context.trusted_directories:
+            binding.trust_directory(handle, os.fsencode(path))
+        if self.server_side and context.verify_mode.wants_certificate:
+            for der in context.named_authorities:
+                binding.name_authority(handle, binding.load_certificate(der))
 
     def _choose(self, choose: Callable[[binding.Handle, bytes], None], names: str, complaint: str) -> None:
         try:
