@@ -9,14 +9,14 @@ import select
 import subprocess
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dtls.sockets import create_connection
 
-from .loopback import PATIENCE
+from .loopback import PATIENCE, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from typing_extensions import Self
 
@@ -125,3 +125,51 @@ def assert_server_talks(program: Program, sock: dtls.DTLSSocket) -> None:
 
 def connect(client: Context, address: tuple[str, int]) -> dtls.DTLSSocket:
     return create_connection(address, PATIENCE, context=client, server_hostname="localhost")
+
+
+def handshake_only(tap: Any) -> Any:
+    """Count and lose datagrams of the handshake only: what carries messages nobody repeats."""
+    counts = {"client": 0, "server": 0}
+
+    def selecting(sender: str, index: int, datagram: bytes) -> list[bytes]:
+        if datagram[0] == 23:
+            return [datagram]
+        number = counts[sender]
+        counts[sender] += 1
+        result: list[bytes] = tap(sender, number, datagram)
+        return result
+
+    return selecting
+
+
+def recorded(talk: Callable[[Any], None]) -> dict[str, int]:
+    """How many datagrams each side sends when nothing is lost."""
+    counts = {"client": 0, "server": 0}
+
+    def count(sender: str, index: int, datagram: bytes) -> list[bytes]:
+        counts[sender] = index + 1
+        return [datagram]
+
+    talk(count)
+    return counts
+
+
+def lose_each(talk: Callable[[Any], None], *, at_least: int = 3) -> None:
+    """Run ``talk`` once for every datagram of a handshake, with that one lost, all at the same time."""
+    counts = recorded(talk)
+    assert min(counts.values()) >= at_least
+    workers = {}
+    for sender, count in counts.items():
+        for lost in range(count):
+
+            def lose(who: str, index: int, datagram: bytes, key: Any = (sender, lost)) -> list[bytes]:
+                return [] if (who, index) == key else [datagram]
+
+            workers[sender, lost] = Worker(talk, lose)
+    failures = {}
+    for key, worker in workers.items():
+        try:
+            worker.result()
+        except (AssertionError, OSError) as error:
+            failures[key] = error
+    assert not failures, (counts, failures)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import dtls
+from dtls.certificates import CertificateAuthority
 from dtls.errors import SSLError
 
-from .loopback import PATIENCE, EchoServer
-from .programs import Program, assert_client_is_served, assert_server_talks
+from .loopback import PATIENCE, EchoServer, Worker, relay
+from .programs import Peers, Program, assert_client_is_served, assert_server_talks, handshake_only, lose_each
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 KEY = bytes(range(16))
 IDENTITY = "sensor 1"
@@ -112,3 +114,158 @@ def test_its_client_is_told_that_we_do_not_know_it(openssl: str) -> None:
         ) as program,
     ):
         program.expect("alert unknown psk identity|alert number 115")
+
+
+# --- sessions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["ticket", "id"])
+def test_its_client_resumes_with_us(openssl: str, server: dtls.Context, kind: str, tmp_path: Path) -> None:
+    server.session_tickets, server.session_cache = kind == "ticket", kind == "id"
+    path = str(tmp_path / "session.pem")
+    with EchoServer(server) as echo:
+        for option, resumed in (("-sess_out", False), ("-sess_in", True), ("-sess_in", True)):
+            before = len(echo.sockets)
+            with program_client(openssl, echo.address, "-servername", "localhost", option, path) as program:
+                assert_client_is_served(program)
+                assert echo.sockets[before].session_reused is resumed
+                program.wait()
+
+
+@pytest.mark.parametrize("kind", ["ticket", "id"])
+def test_we_resume_with_its_server(peers: Peers, client: dtls.Context, kind: str) -> None:
+    options = [] if kind == "ticket" else ["-no_ticket"]
+    session = None
+    with peers.server("-mtu", "1300", *options) as (program, address):
+        for resumed in (False, True, True):
+            with dtls.create_connection(
+                address, PATIENCE, context=client, server_hostname="localhost", session=session
+            ) as sock:
+                assert sock.session_reused is resumed
+                session = sock.session
+                assert session is not None
+                assert session.has_ticket is (kind == "ticket")
+                assert_server_talks(program, sock)
+                program.output = b""
+
+
+@pytest.mark.parametrize("kind", ["ticket", "id"])
+def test_its_client_resumes_with_us_whichever_datagram_is_lost(
+    openssl: str, server: dtls.Context, tmp_path: Path, kind: str
+) -> None:
+    server.session_tickets, server.session_cache = kind == "ticket", kind == "id"
+    path = str(tmp_path / "session.pem")
+    with EchoServer(server) as echo:
+        with program_client(openssl, echo.address, "-sess_out", path) as program:
+            assert_client_is_served(program)
+            program.wait()
+
+        def talk(tap: Any) -> None:
+            with (
+                relay(echo.address, handshake_only(tap)) as address,
+                program_client(openssl, address, "-sess_in", path) as program,
+            ):
+                assert_client_is_served(program)
+
+        lose_each(talk, at_least=2)
+        assert all(sock.session_reused for sock in echo.sockets[1:])
+
+
+@pytest.mark.parametrize("options", [[], ["-no_ticket"]], ids=["ticket", "id"])
+def test_we_resume_with_its_server_whichever_datagram_is_lost(
+    peers: Peers, client: dtls.Context, options: list[str]
+) -> None:
+    def talk(tap: Any) -> None:
+        with peers.server("-mtu", "1300", *options) as (program, where):
+            with connect(client, where) as sock:
+                session = sock.session
+                assert_server_talks(program, sock)
+            program.output = b""
+            with (
+                relay(where, handshake_only(tap)) as address,
+                dtls.create_connection(
+                    address, PATIENCE, context=client, server_hostname="localhost", session=session
+                ) as sock,
+            ):
+                assert sock.session_reused
+                # Whoever reads repeats the client's last flight when the server repeats its own.
+                receiving = Worker(sock.recv)
+                program.expect("Reused session-id")
+                sock.send(b"hello from the client\n")
+                program.expect("hello from the client")
+                program.write("hello from the server")
+                assert receiving.result() == b"hello from the server\n"
+
+    lose_each(talk, at_least=2)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.example", "b.example"])
+def test_its_client_is_answered_by_the_name_it_asks_for(
+    openssl: str, server: dtls.Context, ca: CertificateAuthority, name: str
+) -> None:
+    inner = dtls.Context(dtls.PROTOCOL_DTLS_SERVER)
+    inner.load_cert_chain(ca.issue("b.example").private_key_and_chain_pem)
+    server.load_cert_chain(ca.issue("a.example").private_key_and_chain_pem)
+    server.set_sni_contexts({"b.example": inner})
+    with (
+        EchoServer(server) as echo,
+        Program(
+            openssl, "s_client", "-dtls1_2", "-connect", f"127.0.0.1:{echo.address[1]}", "-servername", name
+        ) as program,
+    ):
+        program.expect(f"subject=CN *= *{name}")
+        assert_client_is_served(program)
+        assert echo.sockets[0].server_hostname == name
+
+
+def test_its_client_is_told_that_a_name_is_not_known(openssl: str, server: dtls.Context) -> None:
+    server.sni_callback = lambda _, name, __: None if name == "a.example" else 112
+    with EchoServer(server) as echo:
+        with program_client(openssl, echo.address, "-servername", "b.example") as program:
+            program.expect("unrecognized name|alert number 112")
+        with program_client(openssl, echo.address, "-servername", "a.example") as program:
+            assert_client_is_served(program)
+
+
+# --- certificates ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["ECDSA", "RSA"])
+def test_its_client_gets_the_certificate_with_the_kind_of_key_it_knows(
+    openssl: str, kind: str, tmp_path: Path
+) -> None:
+    server = dtls.Context(dtls.PROTOCOL_DTLS_SERVER)
+    roots = {"EC": CertificateAuthority("EC root"), "RSA": CertificateAuthority("RSA root", key_type="rsa")}
+    for name, root in roots.items():
+        key_type: Any = name.lower()
+        middle = root.intermediate(f"{name} middle", key_type=key_type)
+        server.load_cert_chain(middle.issue(f"{name}.example", key_type=key_type).private_key_and_chain_pem)
+    trusted = tmp_path / "roots.pem"
+    trusted.write_bytes(b"".join(root.certificate_pem for root in roots.values()))
+    short = kind.removesuffix("DSA")
+    with (
+        EchoServer(server) as echo,
+        Program(
+            openssl, "s_client", "-dtls1_2", "-connect", f"127.0.0.1:{echo.address[1]}", "-CAfile", str(trusted),
+            "-verify_return_error", "-showcerts", "-cipher", f"ECDHE-{kind}-AES128-GCM-SHA256",
+        ) as program,
+    ):  # fmt: skip
+        program.expect(f"subject=CN *= *{short}[.]example")
+        assert program.output.count(b"BEGIN CERTIFICATE") == 2, "its own chain, and not the other's"
+        assert_client_is_served(program)
+
+
+def test_its_client_sees_which_authorities_we_trust(
+    openssl: str, server: dtls.Context, ca: CertificateAuthority
+) -> None:
+    server.load_verify_locations(cadata=ca.certificate_pem)
+    server.verify_mode = dtls.CERT_OPTIONAL
+    with (
+        EchoServer(server) as echo,
+        Program(openssl, "s_client", "-dtls1_2", "-connect", f"127.0.0.1:{echo.address[1]}") as program,
+    ):
+        program.expect("Acceptable client certificate CA names\r?\n.*CN *=")
+        assert_client_is_served(program)

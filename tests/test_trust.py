@@ -280,12 +280,12 @@ def test_sockets_are_held_to_it_too(own: IssuedCertificate, other: IssuedCertifi
         "callback": lambda context, good: context.dangerously_trust_by_callback(lambda _: good),
     }
     contexts = ends(own)
-    settings[setting](contexts["client"], True)  # noqa: FBT003
+    settings[setting](contexts["client"], True)
     near, far = pair(contexts["client"], contexts["server"])
     with near, far:
         assert near.getpeercert(binary_form=True) == der(own)
         assert near.getpeercert()["subject"]
-    settings[setting](contexts["client"], False)  # noqa: FBT003
+    settings[setting](contexts["client"], False)
     with pytest.raises(SSLCertVerificationError):
         pair(contexts["client"], contexts["server"])
 
@@ -344,12 +344,16 @@ def test_the_depth_of_a_path_is_limited(depth: int | None, succeeds: bool) -> No
 
 
 @pytest.mark.parametrize("shows", [False, True])
-def test_an_optional_client_certificate_is_verified_if_it_comes(ca: CertificateAuthority, shows: bool) -> None:
+def test_an_optional_client_certificate_is_verified_if_it_comes(
+    ca: CertificateAuthority, shows: bool
+) -> None:
     contexts = mutual(ca)
     contexts["server"].verify_mode = CERT_OPTIONAL
     if not shows:
         contexts["client"] = ends(ca.issue("localhost"))["client"]
-        contexts["client"].load_cert_chain(CertificateAuthority("x").issue("y", client=True).private_key_and_chain_pem)
+        contexts["client"].load_cert_chain(
+            CertificateAuthority("x").issue("y", client=True).private_key_and_chain_pem
+        )
     both = finish(contexts)
     assert both.established is shows
     anonymous = Context(PROTOCOL_DTLS_CLIENT)

@@ -35,6 +35,7 @@ from .errors import (
 from .events import AlertReceived, DataReceived, Event, HandshakeCompleted, HandshakeFailed, PeerClosed
 from .patch import do_patch
 from .servers import DTLSServerSocket, create_server
+from .session import DTLSSession
 from .sockets import DTLSSocket, create_connection
 from .sslconnection import SSL, SSLConnection, SSLContext
 
@@ -59,6 +60,7 @@ __all__ = [
     "Context",
     "CookieFactory",
     "DTLSServerSocket",
+    "DTLSSession",
     "DTLSSocket",
     "DTLSVersion",
     "DataReceived",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .context import Context
     from .events import Event
     from .reassembly import Message
+    from .session import DTLSSession
 
 
 class ConnectionState(enum.Enum):
@@ -52,12 +53,24 @@ class Connection(abc.ABC):
     ``now`` is always in seconds of one monotonic clock. Not for two threads at a time.
     """
 
-    context: Context
     server_side: bool
-    server_hostname: str | None
     state: ConnectionState
     statistics: Counter[str]
     """How many times something was dropped or done, by reason."""
+
+    @property
+    @abc.abstractmethod
+    def context(self) -> Context:
+        """What is to be done. In a server's ``sni_callback`` another server's context may be assigned, to answer."""
+
+    @context.setter
+    @abc.abstractmethod
+    def context(self, context: Context) -> None: ...
+
+    @property
+    @abc.abstractmethod
+    def server_hostname(self) -> str | None:
+        """The server's name: what a client was told to ask for, or what a server is asked for (RFC 6066, 3)."""
 
     @abc.abstractmethod
     def receive_datagram(self, datagram: bytes, now: float) -> list[Event]:
@@ -120,6 +133,19 @@ class Connection(abc.ABC):
     @abc.abstractmethod
     def psk_identity(self) -> bytes | None:
         """The identity whose pre-shared key authenticates both sides (RFC 4279); ``None`` with a suite without PSK."""
+
+    @property
+    @abc.abstractmethod
+    def session(self) -> DTLSSession | None:
+        """What can be resumed, on complete handshakes; ``None`` if the server has not offered that. It is secret.
+
+        Raises :exc:`NotImplementedError` where ``cryptography`` is older than 44.
+        """
+
+    @property
+    @abc.abstractmethod
+    def session_reused(self) -> bool:
+        """Whether the handshake was a short one, which resumed a session."""
 
     @abc.abstractmethod
     def peer_certificate(self) -> bytes | None:

@@ -7,6 +7,7 @@ The settings themselves stand in ``dtls.settings``, by concern.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from .flights import RetransmissionTimer
@@ -23,10 +24,9 @@ from .settings.constants import (
     VerifyMode,
 )
 from .settings.datagrams import DEFAULT_MTU, DatagramSettings, usable_mtu
-from .settings.identity import IdentitySettings
+from .settings.names import NameSettings
 from .settings.negotiation import DEFAULT_CIPHERS, NegotiationSettings
-from .settings.pins import PinSettings
-from .settings.psk import PSKSettings
+from .settings.sessions import SessionSettings
 from .settings.trust import as_purpose
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .connection import Connection, ReceivedClientHello
     from .engines.openssl.context import EngineContext
     from .servers import DTLSServerSocket
+    from .session import DTLSSession
     from .sockets import DTLSSocket
 
 __all__ = [
@@ -57,7 +58,7 @@ __all__ = [
 ]
 
 
-class Context(PinSettings, IdentitySettings, NegotiationSettings, PSKSettings, DatagramSettings):
+class Context(SessionSettings, NegotiationSettings, NameSettings, DatagramSettings):
     """The settings of one side's associations.
 
     :param protocol: ``PROTOCOL_DTLS_CLIENT`` (verifies certificate and host name) or ``PROTOCOL_DTLS_SERVER``
@@ -76,6 +77,7 @@ class Context(PinSettings, IdentitySettings, NegotiationSettings, PSKSettings, D
         peer_address: Hashable | None = None,
         mtu: int | None = None,
         timer: RetransmissionTimer | None = None,
+        session: DTLSSession | None = None,
     ) -> Connection:
         """A new association without any I/O, in this context's role; its handshake begins at ``now`` (seconds).
 
@@ -85,7 +87,9 @@ class Context(PinSettings, IdentitySettings, NegotiationSettings, PSKSettings, D
             ``None`` if it has, by ``client_hello`` or by other means: else the server can be used to flood others.
         :param mtu: what counts instead of :attr:`mtu` for this association.
         :param timer: what says when to repeat a flight, instead of RFC 6347's timer.
-        :raises ValueError: for a name that is missing, empty or out of place.
+        :param session: for clients: what to resume if the server agrees. One whose time has passed is left out.
+        :raises ValueError: for a name that is missing, empty or out of place, and a session that was made with other
+            settings about trust, another own certificate or another name.
         :raises SSLError: for settings that the engine does not take.
         """
         if self.server_side and server_hostname is not None:
@@ -100,6 +104,8 @@ class Context(PinSettings, IdentitySettings, NegotiationSettings, PSKSettings, D
         if server_hostname is None and self.requires_server_hostname:
             message = "check_hostname requires server_hostname"
             raise ValueError(message)
+        if session is not None:
+            self._check_session(session, server_hostname)
         from .engines.openssl.connection import OpenSSLConnection  # noqa: PLC0415 - the seam: the engine is chosen here
 
         return OpenSSLConnection(
@@ -111,6 +117,7 @@ class Context(PinSettings, IdentitySettings, NegotiationSettings, PSKSettings, D
             peer_address=peer_address,
             mtu=self._mtu if mtu is None else usable_mtu(mtu),
             timer=timer or RetransmissionTimer(self._initial_retransmission_timeout),
+            session=None if session is None or session.is_over(time.time()) else session,
         )
 
     @property
@@ -125,6 +132,7 @@ class Context(PinSettings, IdentitySettings, NegotiationSettings, PSKSettings, D
         do_handshake_on_connect: bool = True,
         *,
         server_hostname: str | None = None,
+        session: DTLSSession | None = None,
     ) -> DTLSSocket | DTLSServerSocket:
         """Secure a UDP socket, which is taken over (``sock`` is detached). See :func:`dtls.sockets.wrap_socket`."""
         from .sockets import wrap_socket  # noqa: PLC0415 - sockets stand above contexts
@@ -135,6 +143,7 @@ class Context(PinSettings, IdentitySettings, NegotiationSettings, PSKSettings, D
             server_side=server_side,
             do_handshake_on_connect=do_handshake_on_connect,
             server_hostname=server_hostname,
+            session=session,
         )
 
     def check(self) -> None:

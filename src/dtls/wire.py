@@ -286,6 +286,28 @@ def parse_client_hello_untrusted(body: bytes) -> ClientHello:
     return ClientHello(version, random, session_id, cookie, cipher_suites, compression_methods, extensions)
 
 
+def server_name_untrusted(hello: ClientHello) -> bytes | None:
+    """The host name that a ClientHello asks for (RFC 6066, 3); ``None`` without one.
+
+    Raises :class:`WireError` (``bad_client_hello``) for extensions that are not well-formed.
+    """
+    reader = _Reader(hello.extensions, "bad_client_hello")
+    while not reader.at_end():
+        kind, data = reader.integer(2), reader.vector(2, 0, 2**16 - 1)
+        if kind == _SERVER_NAME:
+            names = _Reader(_Reader(data, "bad_client_hello").vector(2, 1, 2**16 - 1), "bad_client_hello")
+            while not names.at_end():
+                name_type, name = names.integer(1), names.vector(2, 1, 2**16 - 1)
+                if name_type == _HOST_NAME:
+                    return name
+            break
+    return None
+
+
+_SERVER_NAME = 0
+_HOST_NAME = 0
+
+
 def build_hello_verify_request(cookie: bytes, record_sequence: int) -> bytes:
     """The record of a HelloVerifyRequest with ``cookie`` (at most 255 bytes) in answer to a ClientHello.
 

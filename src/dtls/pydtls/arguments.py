@@ -84,6 +84,7 @@ def _context(
     context.verify_mode = verify_mode
     context.limits_messages_to_mtu = False
     context.sends_ca_names = False
+    context.session_tickets = False
     context.handshake_timeout = HANDSHAKE_TIMEOUT
     context.minimum_version, context.maximum_version = versions
     if anchors is not None:

@@ -19,6 +19,8 @@ class IdentitySettings(Settings):
     def __init__(self, protocol: Protocol) -> None:
         super().__init__(protocol)
         self._identity: credentials.Identity | None = None
+        self._identities: dict[str, credentials.Identity] = {}
+        """By the kind of key."""
 
     def load_cert_chain(
         self,
@@ -29,10 +31,16 @@ class IdentitySettings(Settings):
         """Present this certificate (with what leads from it to an anchor) and sign with this key.
 
         Each may be a path, PEM or DER data as bytes, or an object of ``cryptography``; the key may stand in the
-        certificate's file. A later call replaces an earlier one. Raises :class:`~dtls.SSLError` for what cannot be
-        read, decrypted, or does not match, and :exc:`OSError` for files that cannot be opened.
+        certificate's file. There may be one certificate for each kind of key (RSA, EC, …): which is presented depends
+        on what the peer allows. A later call replaces an earlier one with the same kind. Raises
+        :class:`~dtls.SSLError` for what cannot be read, decrypted, or does not match, and :exc:`OSError` for files that
+        cannot be opened.
         """
-        self._identity = credentials.load_identity(certfile, keyfile, password)
+        self._present(credentials.load_identity(certfile, keyfile, password))
+
+    def _present(self, identity: credentials.Identity) -> None:
+        self._identity = identity
+        self._identities[credentials.key_kind(identity.key)] = identity
         self._changed()
 
     def build_cert_chain(
@@ -44,6 +52,8 @@ class IdentitySettings(Settings):
         incomplete: bool = False,
     ) -> bool:
         """Present the path from the own certificate to a trust anchor from now on; whether it is valid.
+
+        It is about the certificate that was loaded last.
 
         :param with_root: whether a self-signed anchor at its end is presented too.
         :param by_presented: whether it may lead by way of the certificates that ``load_cert_chain`` found.
@@ -63,11 +73,15 @@ class IdentitySettings(Settings):
             raise SSLError(SSL_ERROR_SSL, message, reason="CERTIFICATE_VERIFY_FAILED", library="SSL")
         if not with_root and len(chain) > 1 and credentials.is_self_signed(chain[-1]):
             chain.pop()
-        self._identity = identity._replace(chain=chain or identity.chain[:1], complete=True)
-        self._changed()
+        self._present(identity._replace(chain=chain or identity.chain[:1], complete=True))
         return valid
 
     @property
     def identity(self) -> credentials.Identity | None:
-        """What ``load_cert_chain`` loaded."""
+        """What ``load_cert_chain`` loaded last."""
         return self._identity
+
+    @property
+    def identities(self) -> list[credentials.Identity]:
+        """What ``load_cert_chain`` loaded, one for each kind of key."""
+        return list(self._identities.values())

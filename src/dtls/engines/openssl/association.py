@@ -7,11 +7,18 @@ told to OpenSSL as a refusal, and becomes the error of the handshake on this sid
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import TYPE_CHECKING
 
 from dtls.errors import SSL_ERROR_SSL, SSLError
 from dtls.settings.pins import is_pinned
-from dtls.wire import HandshakeType
+from dtls.wire import (
+    AlertDescription,
+    HandshakeType,
+    WireError,
+    parse_client_hello_untrusted,
+    server_name_untrusted,
+)
 
 from .errors import X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH, verification_error
 
@@ -22,6 +29,8 @@ if TYPE_CHECKING:
     from dtls.context import Context
     from dtls.reassembly import Message
 
+    from .connection import OpenSSLConnection
+
     Answer = TypeVar("Answer")
 
 logger = logging.getLogger("dtls")
@@ -31,6 +40,7 @@ MAX_PSK_IDENTITY = 256
 MAX_PSK = 512
 """Bytes; OpenSSL's PSK_MAX_PSK_LEN."""
 _SHOWN = 64
+_HIGHEST_ALERT = 255
 _X509_V_ERR_CERT_REJECTED = 28
 _NAME_FAULTS = (X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH)
 
@@ -38,8 +48,11 @@ _NAME_FAULTS = (X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH)
 class Association:
     """One association, as seen from callbacks. Held by its connection only."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, connection: OpenSSLConnection) -> None:
         self.context = context
+        self._connection = weakref.ref(connection)
+        self.alert: int | None = None
+        """What is to be said to a client that is refused before OpenSSL has seen its ClientHello."""
         self.error: BaseException | None = None
         """What went wrong in a callback first."""
         self.psk_identity: bytes | None = None
@@ -49,10 +62,40 @@ class Association:
 
     def foresee(self, message: Message) -> None:
         """Look at a whole message of the peer before OpenSSL does."""
-        if message.message_type == HandshakeType.CLIENT_KEY_EXCHANGE:
+        if message.message_type == HandshakeType.CLIENT_HELLO:
+            self._meet(message)
+        elif message.message_type == HandshakeType.CLIENT_KEY_EXCHANGE:
             # With PSK it begins with the identity (RFC 4279, 2), which OpenSSL would cut at a NUL.
             length = int.from_bytes(message.body[:2], "big")
             self._offered_identity = message.body[2 : 2 + length]
+
+    def _meet(self, message: Message) -> None:
+        """Choose who answers a ClientHello, by the name that it asks for (RFC 6066, 3)."""
+        connection = self._connection()
+        if connection is None or not connection.meets_client():
+            return
+        try:
+            wire_name = server_name_untrusted(parse_client_hello_untrusted(message.body))
+        except WireError:
+            return  # OpenSSL has an answer to it
+        name = None if wire_name is None else wire_name.decode("utf-8", "surrogateescape")
+        connection.note_server_name(name)
+        callback = self.context.sni_callback
+        if callback is not None:
+            asked = self.context
+            alert = self.run("sni_callback", lambda: _alert(callback(connection, name, asked)))
+            if self.error is not None:
+                self.alert = AlertDescription.INTERNAL_ERROR
+            elif alert is not None:
+                self.alert = alert
+                known = alert in AlertDescription.__members__.values()
+                reason = AlertDescription(alert).name if known else f"ALERT_{alert}"
+                text = f"sni_callback refuses a client that asks for {name!r} (alert {reason.lower()})"
+                self._fail(SSLError(SSL_ERROR_SSL, text, reason=reason))
+        if self.error is None:
+            self.run("the context chosen by sni_callback", connection.answer)
+            if self.error is not None:
+                self.alert = AlertDescription.INTERNAL_ERROR
 
     def run(self, doing: str, answer: Callable[[], Answer]) -> Answer | None:
         """``answer()``, or ``None`` if it raises: then that is how the handshake ends."""
@@ -155,6 +198,15 @@ class Association:
         check_psk(identity, psk)
         self.psk_identity = identity
         return psk
+
+
+def _alert(answer: object) -> int | None:
+    if answer is None:
+        return None
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer <= _HIGHEST_ALERT:
+        message = f"None or an alert's number (0 to {_HIGHEST_ALERT}) is expected, not {answer!r}"
+        raise TypeError(message)
+    return int(answer)
 
 
 def _rejected(why: str) -> SSLError:

@@ -33,23 +33,24 @@ BIO_ADDR_free BIO_ADDR_new BIO_free BIO_new BIO_new_mem_buf BIO_read BIO_s_mem B
 BIO_write DTLS_client_method DTLS_get_data_mtu DTLS_server_method DTLSv1_handle_timeout DTLSv1_listen
 EC_KEY_free EC_KEY_new_by_curve_name EC_get_builtin_curves ERR_clear_error ERR_get_error
 ERR_lib_error_string ERR_reason_error_string EVP_PKEY_free OBJ_nid2sn OBJ_txt2nid OpenSSL_version
-OpenSSL_version_num SSL_CIPHER_get_bits SSL_CIPHER_get_name SSL_CIPHER_get_version
-SSL_CTX_add_client_CA SSL_CTX_add_extra_chain_cert SSL_CTX_check_private_key SSL_CTX_free SSL_CTX_get0_param
+OpenSSL_version_num SSL_CIPHER_get_bits SSL_CIPHER_get_name SSL_CIPHER_get_version SSL_CTX_add_client_CA
+SSL_CTX_add_extra_chain_cert SSL_CTX_check_private_key SSL_CTX_free SSL_CTX_get0_param
 SSL_CTX_get_cert_store SSL_CTX_new SSL_CTX_set1_sigalgs_list SSL_CTX_set_alpn_protos
 SSL_CTX_set_alpn_select_cb SSL_CTX_set_cipher_list SSL_CTX_set_cookie_verify_cb SSL_CTX_set_info_callback
 SSL_CTX_set_max_proto_version SSL_CTX_set_min_proto_version SSL_CTX_set_mode SSL_CTX_set_options
 SSL_CTX_set_session_cache_mode SSL_CTX_set_session_id_context SSL_CTX_set_tmp_ecdh SSL_CTX_set_verify
 SSL_CTX_set_verify_depth SSL_CTX_use_PrivateKey SSL_CTX_use_certificate
-SSL_ERROR_NONE SSL_ERROR_SSL SSL_ERROR_SYSCALL SSL_ERROR_WANT_READ SSL_ERROR_WANT_WRITE
-SSL_ERROR_ZERO_RETURN SSL_MODE_RELEASE_BUFFERS SSL_OP_CIPHER_SERVER_PREFERENCE SSL_OP_NO_COMPRESSION
-SSL_OP_NO_QUERY_MTU SSL_OP_NO_RENEGOTIATION SSL_OP_NO_TICKET SSL_SESS_CACHE_OFF
+SSL_CTX_use_certificate_chain_file SSL_ERROR_NONE SSL_ERROR_SSL SSL_ERROR_SYSCALL SSL_ERROR_WANT_READ
+SSL_ERROR_WANT_WRITE SSL_ERROR_ZERO_RETURN SSL_MODE_RELEASE_BUFFERS SSL_OP_CIPHER_SERVER_PREFERENCE
+SSL_OP_NO_COMPRESSION SSL_OP_NO_QUERY_MTU SSL_OP_NO_RENEGOTIATION SSL_OP_NO_TICKET SSL_SESS_CACHE_OFF
 SSL_VERIFY_FAIL_IF_NO_PEER_CERT SSL_VERIFY_NONE SSL_VERIFY_PEER SSL_do_handshake SSL_free
 SSL_get0_alpn_selected SSL_get0_param SSL_get0_verified_chain SSL_get_cipher_list SSL_get_current_cipher
-SSL_get_error SSL_get_peer_cert_chain SSL_get_peer_certificate SSL_get_verify_result SSL_get_version SSL_new
-SSL_read SSL_set_accept_state SSL_set_bio SSL_set_connect_state SSL_set_mtu SSL_set_tlsext_host_name
-SSL_shutdown SSL_state_string_long SSL_version SSL_write X509_STORE_CTX_free X509_STORE_CTX_get1_chain
-X509_STORE_CTX_init X509_STORE_CTX_new X509_STORE_add_cert X509_STORE_free X509_STORE_load_locations
-X509_STORE_new X509_VERIFY_PARAM_set1_host X509_VERIFY_PARAM_set1_ip X509_VERIFY_PARAM_set_flags
+SSL_get_error SSL_get_peer_cert_chain SSL_get_peer_certificate SSL_get_servername SSL_get_verify_result
+SSL_get_version SSL_new SSL_read SSL_set_accept_state SSL_set_bio SSL_set_connect_state SSL_set_mtu
+SSL_set_tlsext_host_name SSL_shutdown SSL_state_string_long SSL_version SSL_write
+TLSEXT_NAMETYPE_host_name X509_STORE_CTX_free X509_STORE_CTX_get1_chain X509_STORE_CTX_init
+X509_STORE_CTX_new X509_STORE_add_cert X509_STORE_free X509_STORE_load_locations X509_STORE_new
+X509_VERIFY_PARAM_set1_host X509_VERIFY_PARAM_set1_ip X509_VERIFY_PARAM_set_flags
 X509_VERIFY_PARAM_set_hostflags X509_free X509_verify_cert X509_verify_cert_error_string
 d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_new_null sk_X509_num sk_X509_push
 sk_X509_value
@@ -222,7 +223,7 @@ def certificate_der(certificate: Handle) -> bytes:
 # --- contexts ----------------------------------------------------------------------------------------------------
 
 
-def new_context(*, server_side: bool) -> Handle:
+def new_context(*, server_side: bool, tickets: bool = False) -> Handle:
     """An SSL_CTX for one role, with what this package never allows switched off."""
     clear_errors()
     method = lib.DTLS_server_method() if server_side else lib.DTLS_client_method()
@@ -231,7 +232,7 @@ def new_context(*, server_side: bool) -> Handle:
         context,
         lib.SSL_OP_NO_COMPRESSION
         | lib.SSL_OP_NO_RENEGOTIATION
-        | lib.SSL_OP_NO_TICKET
+        | (0 if tickets else lib.SSL_OP_NO_TICKET)
         | lib.SSL_OP_NO_QUERY_MTU
         | lib.SSL_OP_CIPHER_SERVER_PREFERENCE
         | _SSL_OP_NO_ENCRYPT_THEN_MAC,
@@ -335,6 +336,17 @@ def use_certificate(context: Handle, certificate: Handle, key: Handle, chain: li
         _require(lib.SSL_CTX_add_extra_chain_cert(context, own))
 
 
+def use_certificate_beside_others(context: Handle, pem_path: bytes, key: Handle) -> None:
+    """As :func:`use_certificate`, from a file with all certificates: each kind of key has a chain of its own so.
+
+    The functions that would do it without a file are not bound.
+    """
+    clear_errors()
+    _require(lib.SSL_CTX_use_certificate_chain_file(context, pem_path))
+    _require(lib.SSL_CTX_use_PrivateKey(context, key))
+    _require(lib.SSL_CTX_check_private_key(context))
+
+
 def send_chain_as_it_is(context: Handle) -> None:
     """Do not complete a chain of one certificate from the trust anchors."""
     lib.SSL_CTX_set_mode(context, _SSL_MODE_NO_AUTO_CHAIN)
@@ -431,10 +443,25 @@ def new_memory_bio() -> Handle:
     return bio
 
 
-def new_ssl(context: Handle, incoming: Handle, outgoing: Handle, *, server_side: bool, mtu: int) -> Handle:
-    """An SSL between two memory BIOs, which it takes over."""
+def new_ssl(
+    context: Handle,
+    incoming: Handle,
+    outgoing: Handle,
+    *,
+    server_side: bool,
+    mtu: int,
+    last: Callable[[Handle], None] | None = None,
+) -> Handle:
+    """An SSL between two memory BIOs, which it takes over; ``last`` is done with it before it is freed."""
     clear_errors()
-    ssl = ffi.gc(_require(lib.SSL_new(context)), lib.SSL_free)
+    free = lib.SSL_free
+    if last is not None:
+
+        def free(ssl: Handle) -> None:
+            last(ssl)
+            lib.SSL_free(ssl)
+
+    ssl = ffi.gc(_require(lib.SSL_new(context)), free)
     lib.SSL_set_bio(ssl, incoming, outgoing)
     if server_side:
         lib.SSL_set_accept_state(ssl)
@@ -474,6 +501,12 @@ def expect_ip(ssl: Handle, packed: bytes) -> None:
     """The peer's certificate must be for this address, 4 or 16 bytes."""
     clear_errors()
     _require(lib.X509_VERIFY_PARAM_set1_ip(lib.SSL_get0_param(ssl), packed, len(packed)))
+
+
+def server_name(ssl: Handle) -> bytes | None:
+    """The host name that the client asks for, when its ClientHello has come."""
+    name = lib.SSL_get_servername(ssl, lib.TLSEXT_NAMETYPE_host_name)
+    return None if name == ffi.NULL else bytes(ffi.string(name))
 
 
 def listen(ssl: Handle) -> bool:

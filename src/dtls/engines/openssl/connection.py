@@ -17,6 +17,8 @@ from dtls.errors import SSL_ERROR_SSL, MessageTooLarge, SSLError, SSLZeroReturnE
 from dtls.events import AlertReceived, DataReceived, Event, HandshakeCompleted, HandshakeFailed, PeerClosed
 from dtls.flights import Packer, ProtectedRecord, RetransmissionTimer, SentFlight
 from dtls.gate import Gate
+from dtls.session import DTLSSession
+from dtls.settings.names import check_server_context
 from dtls.wire import (
     DTLS_1_0,
     DTLS_1_2,
@@ -31,7 +33,7 @@ from dtls.wire import (
     split_leading_records_untrusted,
 )
 
-from . import binding
+from . import binding, binding_sessions
 from .association import Association
 from .binding import bio_read, bio_write, clear_errors, ssl_read, ssl_write
 from .binding import buffer as thread_buffer
@@ -67,17 +69,24 @@ class OpenSSLConnection(Connection):
         peer_address: Hashable | None,
         mtu: int,
         timer: RetransmissionTimer,
+        session: DTLSSession | None,
     ) -> None:
-        self.context = context
         self.server_side = engine_context.server_side
-        self.server_hostname = server_hostname
+        self._server_hostname = server_hostname
         self.state = _HANDSHAKING
         self.statistics: Counter[str] = Counter()
         self._incoming = binding.new_memory_bio()
         self._outgoing = binding.new_memory_bio()
         self._engine_context = engine_context  # holds the callbacks that OpenSSL may call
-        self._association = Association(context)
-        self._ssl = engine_context.new_ssl(self._incoming, self._outgoing, self._association, server_hostname)
+        self._association = Association(context, self)
+        self._client_met = not self.server_side
+        self._ssl = engine_context.new_ssl(
+            self._incoming,
+            self._outgoing,
+            self._association,
+            server_hostname,
+            None if session is None else session.state,
+        )
         self._outbox: list[bytes] = []
         self._max_message_size = 0
         self._shortest_content = shortest_protected_content(None)
@@ -109,6 +118,48 @@ class OpenSSLConnection(Connection):
             self._handshake.begin_with(client_hello, now)
         elif peer_address is not None:
             self._gate = Gate(CookieFactory(), self.statistics)
+
+    # --- who answers a client ------------------------------------------------------------------------------------
+
+    @property
+    def context(self) -> Context:
+        return self._association.context
+
+    @context.setter
+    def context(self, context: Context) -> None:
+        check_server_context(context)
+        if self._client_met or not self.server_side:
+            message = "the context can be changed by servers only, in sni_callback"
+            raise ValueError(message)
+        self._association.context = context
+
+    @property
+    def server_hostname(self) -> str | None:
+        if not self.server_side or self._server_hostname is not None:
+            return self._server_hostname
+        name = binding.server_name(self._ssl)
+        return None if name is None else name.decode("utf-8", "surrogateescape")
+
+    def meets_client(self) -> bool:
+        """Whether the ClientHello that has come has a say about who answers it."""
+        return not self._client_met and self._engine_context.meets_clients
+
+    def note_server_name(self, name: str | None) -> None:
+        """What the client asks for."""
+        self._server_hostname = name
+
+    def answer(self) -> None:
+        """Have the context that is set now answer the client."""
+        self._client_met = True
+        context = self._association.context
+        self._engine_context = context._engine()  # noqa: SLF001 - the engine's own translation of the settings
+        self._limits_messages_to_mtu = context.limits_messages_to_mtu
+        self._incoming, self._outgoing = binding.new_memory_bio(), binding.new_memory_bio()
+        self._ssl = self._engine_context.new_ssl(
+            self._incoming, self._outgoing, self._association, self._server_hostname
+        )
+        if self._handshake is not None:
+            self._handshake.continue_with(self._ssl, self._incoming, self._outgoing)
 
     # --- the five verbs ------------------------------------------------------------------------------------------
 
@@ -218,7 +269,24 @@ class OpenSSLConnection(Connection):
         return None if name is None else name.decode("utf-8", "surrogateescape")
 
     def psk_identity(self) -> bytes | None:
-        return self._association.psk_identity if self._was_established else None
+        if not self._was_established:
+            return None
+        if self._association.psk_identity is None and binding_sessions.session_reused(self._ssl):
+            session = self.session
+            return None if session is None else session.psk_identity
+        return self._association.psk_identity
+
+    @property
+    def session(self) -> DTLSSession | None:
+        state = binding_sessions.session(self._ssl) if self._was_established else None
+        if state is None:
+            return None
+        session = DTLSSession(state, self._engine_context.session_scope(self._server_hostname))
+        return session if session.id or session.has_ticket else None
+
+    @property
+    def session_reused(self) -> bool:
+        return self._was_established and binding_sessions.session_reused(self._ssl)
 
     def peer_certificate(self) -> bytes | None:
         return binding.peer_certificate(self._ssl)
@@ -257,8 +325,9 @@ class OpenSSLConnection(Connection):
         if (error := self._association.last_judgement(self.peer_certificate)) is not None:
             return [self._refuse(error, now)]
         self.state = _ESTABLISHED
-        if not self.server_side:
-            self._flight.items = []  # the server's Finished answered it
+        if self.server_side is binding_sessions.session_reused(self._ssl):
+            # The peer's Finished answered it: in a short handshake it is the client who has the last word.
+            self._flight.items = []
         self._max_message_size = MAX_PLAINTEXT_LENGTH
         if self._limits_messages_to_mtu:
             binding.set_mtu(self._ssl, self._mtu)

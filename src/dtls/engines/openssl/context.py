@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import hashlib
 import ipaddress
 import os
+import tempfile
+import threading
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
@@ -13,13 +19,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from dtls.errors import SSL_ERROR_SSL, SSLError
 
-from . import binding, binding_callbacks
+from . import binding, binding_callbacks, binding_sessions
 from .association import Association, check_psk
 from .ciphers import STRONG_SIGNATURES, cipher_list, lowers_level, missing_suites
 from .errors import configuration_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from dtls.context import Context
     from dtls.credentials import Identity
@@ -38,8 +44,13 @@ class EngineContext:
         self._associations: weakref.WeakValueDictionary[int, Association] = weakref.WeakValueDictionary()
         """By what tells their SSLs apart."""
         self._callbacks: list[object] = []
+        self._lock = threading.Lock()
+        self._trust_digest = b"" if server_side else context.trust_digest()
+        self._resumes = server_side and (context.session_tickets or context.session_cache)
+        self.meets_clients = self._resumes or context.sni_callback is not None
+        """Whether a client's name must be known before an SSL is made for it."""
         try:
-            self._handle = binding.new_context(server_side=server_side)
+            self._handle = binding.new_context(server_side=server_side, tickets=context.session_tickets)
             self._translate(context)
         except binding.OpenSSLError as error:
             raise configuration_error(error, "OpenSSL refuses the context's settings") from None
@@ -56,8 +67,11 @@ class EngineContext:
                 binding.set_signature_algorithms, algorithms, "No signature algorithm can be selected"
             )
         self._verify(context)
-        if context.identity is not None:
-            self._present(context.identity)
+        binding_sessions.remember_sessions(handle, context.session_timeout, by_id=context.session_cache)
+        if self._resumes:
+            self._callbacks.append(binding_callbacks.acknowledge_server_name(handle))
+        for identity in context.identities:
+            self._present(identity, alone=len(context.identities) == 1)
         if self.server_side:
             binding.accept_any_cookie(handle)
         if context.alpn_protocols:
@@ -129,7 +143,7 @@ class EngineContext:
         except binding.OpenSSLError as error:
             raise configuration_error(error, f"{complaint} from {names!r}") from None
 
-    def _present(self, identity: Identity) -> None:
+    def _present(self, identity: Identity, *, alone: bool) -> None:
         if self.server_side and isinstance(identity.key, (Ed25519PrivateKey, Ed448PrivateKey)):
             # It says "no shared cipher" otherwise: it knows these keys in a TLS server and in clients, but not here.
             message = "OpenSSL's DTLS server cannot use an Ed25519 or Ed448 key: an RSA or EC key is needed"
@@ -137,9 +151,15 @@ class EngineContext:
         chain = [binding.load_certificate(der) for der in identity.chain]
         if identity.complete:
             binding.send_chain_as_it_is(self._handle)
-        key = identity.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        key = binding.load_private_key(
+            identity.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        )
         try:
-            binding.use_certificate(self._handle, chain[0], binding.load_private_key(key), chain[1:])
+            if alone:
+                binding.use_certificate(self._handle, chain[0], key, chain[1:])
+            else:
+                with _file_of(identity.chain) as path:
+                    binding.use_certificate_beside_others(self._handle, os.fsencode(path), key)
         except binding.OpenSSLError as error:
             raise configuration_error(error, "OpenSSL refuses the certificate") from None
 
@@ -161,15 +181,38 @@ class EngineContext:
         outgoing: binding.Handle,
         association: Association,
         server_hostname: str | None,
+        session: bytes | None = None,
     ) -> binding.Handle:
-        """An SSL for one association, which checks the peer's name as the context asks."""
-        ssl = binding.new_ssl(
-            self._handle, incoming, outgoing, server_side=self.server_side, mtu=HANDSHAKE_MTU
-        )
+        """An SSL for one association, which checks the peer's name as the context asks.
+
+        :param server_hostname: on servers: what the client asks for.
+        """
+        with self._lock:
+            if self._resumes:
+                # RFC 6066, 3: a session is not resumed under another name.
+                group = hashlib.sha256(repr(server_hostname).encode()).digest()
+                binding_sessions.name_session_group(self._handle, group)
+            ssl = binding.new_ssl(
+                self._handle,
+                incoming,
+                outgoing,
+                server_side=self.server_side,
+                mtu=HANDSHAKE_MTU,
+                last=binding_sessions.keep_session if self._resumes else None,
+            )
         self._associations[binding_callbacks.address_of(ssl)] = association
         if server_hostname is not None and not self.server_side:
             _name_the_server(ssl, server_hostname, check=association.context.check_hostname)
+        if session is not None:
+            try:
+                binding_sessions.offer_session(ssl, session)
+            except binding.OpenSSLError as error:
+                raise configuration_error(error, "OpenSSL refuses the session") from None
         return ssl
+
+    def session_scope(self, server_hostname: str | None) -> bytes:
+        """Stands for what was verified when these settings counted: the trust, and the server's name."""
+        return hashlib.sha256(self._trust_digest + repr(server_hostname).encode()).digest()
 
     def build_chain(
         self, identity: Identity, *, by_presented: bool, only_presented: bool
@@ -196,6 +239,20 @@ class EngineContext:
             mtu=HANDSHAKE_MTU,
         )
         return binding.cipher_names(ssl)
+
+
+@contextlib.contextmanager
+def _file_of(chain: list[bytes]) -> Iterator[str]:
+    """The path of a file with these certificates (DER) in PEM, while it is needed."""
+    descriptor, path = tempfile.mkstemp(suffix=".pem")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            for der in chain:
+                body = base64.encodebytes(der)
+                file.write(b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n")
+        yield path
+    finally:
+        Path(path).unlink()
 
 
 def _name_the_server(ssl: binding.Handle, server_hostname: str, *, check: bool) -> None:

@@ -130,6 +130,10 @@ class Handshake:
         """Whether nothing more is to be done."""
         return self.complete or self.error is not None
 
+    def continue_with(self, ssl: binding.Handle, incoming: binding.Handle, outgoing: binding.Handle) -> None:
+        """Let another SSL answer the ClientHello, of which none has seen anything yet."""
+        self._ssl, self._incoming, self._outgoing = ssl, incoming, outgoing
+
     def begin(self, now: float) -> None:
         """Send the first ClientHello."""
         self._step(now)
@@ -144,6 +148,8 @@ class Handshake:
             self._feed_message(hello.message, now)
             return
         self._write_message(hello.message)
+        if self.over:
+            return
         if binding.listen(self._ssl):
             self._step(now)
         else:
@@ -216,11 +222,19 @@ class Handshake:
             # What came before our answer is no answer to it: a flight meant for our predecessor on this port, say.
             self._reassembler = Reassembler(server_side=False, next_sequence=self._reassembler.next_sequence)
         self._write_message(message)
-        self._step(now)
+        if not self.over:
+            self._step(now)
 
     def _write_message(self, message: Message) -> None:
         """A whole message for OpenSSL, in records with numbers of our own: a stranger's would upset its window."""
         self._association.foresee(message)
+        if (alert := self._association.alert) is not None:
+            self.error = self._explain_failure([])
+            content = bytes([AlertLevel.FATAL, alert])
+            self._outbox += self._flight.packer.pack(
+                [PlainRecord(ContentType.ALERT, self._record_version, content)]
+            )
+            return
         piece_length = MAX_PLAINTEXT_LENGTH - HANDSHAKE_HEADER_LENGTH
         for offset in range(0, max(len(message.body), 1), piece_length):
             if offset:  # OpenSSL takes one record at a time from a memory BIO
