@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
 
 import dtls
 from dtls.certificates import CertificateAuthority
@@ -268,4 +270,59 @@ def test_its_client_sees_which_authorities_we_trust(
         Program(openssl, "s_client", "-dtls1_2", "-connect", f"127.0.0.1:{echo.address[1]}") as program,
     ):
         program.expect("Acceptable client certificate CA names\r?\n.*CN *=")
+        assert_client_is_served(program)
+
+
+# --- what a handshake leaves -----------------------------------------------------------------------------------------
+
+
+def test_its_client_exports_what_we_export(openssl: str, server: dtls.Context) -> None:
+    server.set_srtp_profiles(["SRTP_AES128_CM_SHA1_80"])
+    with (
+        EchoServer(server) as echo,
+        Program(
+            openssl, "s_client", "-dtls1_2", "-connect", f"127.0.0.1:{echo.address[1]}",
+            "-use_srtp", "SRTP_AEAD_AES_128_GCM:SRTP_AES128_CM_SHA1_80", "-alpn", "webrtc,coap",
+            "-keymatexport", "EXTRACTOR-dtls_srtp", "-keymatexportlen", "60",
+        ) as program,
+    ):  # fmt: skip
+        exported = program.expect(r"Keying material: ([0-9A-F]{120})").group(1)
+        program.expect("SRTP Extension negotiated, profile=SRTP_AES128_CM_SHA1_80")
+        assert_client_is_served(program)
+        sock = echo.sockets[0]
+        assert sock.export_keying_material("EXTRACTOR-dtls_srtp", 60) == bytes.fromhex(exported.decode())
+        assert sock.selected_srtp_profile() == "SRTP_AES128_CM_SHA1_80"
+
+
+def test_its_server_exports_what_we_export(peers: Peers, client: dtls.Context) -> None:
+    client.set_srtp_profiles(["SRTP_AEAD_AES_128_GCM", "SRTP_AES128_CM_SHA1_80"])
+    client.set_alpn_protocols(["coap"])
+    options = (
+        "-use_srtp",
+        "SRTP_AES128_CM_SHA1_80",
+        "-alpn",
+        "webrtc,coap",
+        "-keymatexport",
+        "EXTRACTOR-dtls_srtp",
+        "-keymatexportlen",
+        "60",
+    )
+    with peers.server(*options) as (program, address), connect(client, address) as sock:
+        exported = program.expect(r"Keying material: ([0-9A-F]{120})").group(1)
+        assert sock.export_keying_material("EXTRACTOR-dtls_srtp", 60) == bytes.fromhex(exported.decode())
+        assert sock.selected_srtp_profile() == "SRTP_AES128_CM_SHA1_80"
+        assert sock.selected_alpn_protocol() == "coap"
+        assert_server_talks(program, sock)
+
+
+def test_its_client_is_shown_our_ocsp_response(openssl: str, server: dtls.Context) -> None:
+    response = ocsp.OCSPResponseBuilder.build_unsuccessful(ocsp.OCSPResponseStatus.TRY_LATER)
+    server.set_ocsp_response(response.public_bytes(Encoding.DER))
+    with (
+        EchoServer(server) as echo,
+        Program(
+            openssl, "s_client", "-dtls1_2", "-connect", f"127.0.0.1:{echo.address[1]}", "-status"
+        ) as program,
+    ):
+        program.expect("OCSP Response Status: trylater")
         assert_client_is_served(program)

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from .session import DTLSSession
 
 
+CHANNEL_BINDING_TYPES = ("tls-unique", "tls-exporter")
+"""RFC 5929, RFC 9266."""
+
+
 class ConnectionState(enum.Enum):
     """Where an association stands."""
 
@@ -133,6 +137,28 @@ class Connection(abc.ABC):
     @abc.abstractmethod
     def psk_identity(self) -> bytes | None:
         """The identity whose pre-shared key authenticates both sides (RFC 4279); ``None`` with a suite without PSK."""
+
+    @abc.abstractmethod
+    def selected_srtp_profile(self) -> str | None:
+        """The SRTP protection profile agreed on (RFC 5764)."""
+
+    @abc.abstractmethod
+    def export_keying_material(self, label: str, length: int, context: bytes | None = None) -> bytes:
+        """``length`` bytes, 1 to 65,535, that only the two sides know, for another protocol's use (RFC 5705).
+
+        :param label: ASCII; what for. Labels of one's own begin with ``EXPERIMENTAL``.
+        :param context: what they are to be bound to; ``None`` and ``b""`` are different.
+        :raises SSLError: before the handshake is complete, and for labels that the protocol itself uses.
+        :raises ValueError: for a length out of range, an empty label, one that is not ASCII.
+        """
+
+    @abc.abstractmethod
+    def get_channel_binding(self, cb_type: str = "tls-unique") -> bytes | None:
+        """Bytes that stand for this association, ``"tls-unique"`` (RFC 5929) or ``"tls-exporter"`` (RFC 9266).
+
+        ``None`` before the handshake is complete, and without extended_master_secret (RFC 7627), where they would not
+        be its own. Raises :exc:`ValueError` for other types.
+        """
 
     @property
     @abc.abstractmethod

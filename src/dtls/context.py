@@ -7,6 +7,8 @@ The settings themselves stand in ``dtls.settings``, by concern.
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +26,13 @@ from .settings.constants import (
     VerifyMode,
 )
 from .settings.datagrams import DEFAULT_MTU, DatagramSettings, usable_mtu
+from .settings.diagnosis import DiagnosisSettings
 from .settings.names import NameSettings
 from .settings.negotiation import DEFAULT_CIPHERS, NegotiationSettings
 from .settings.sessions import SessionSettings
 from .settings.trust import as_purpose
 
 if TYPE_CHECKING:
-    import os
     import socket
     from collections.abc import Hashable
 
@@ -58,7 +60,7 @@ __all__ = [
 ]
 
 
-class Context(SessionSettings, NegotiationSettings, NameSettings, DatagramSettings):
+class Context(SessionSettings, NegotiationSettings, NameSettings, DatagramSettings, DiagnosisSettings):
     """The settings of one side's associations.
 
     :param protocol: ``PROTOCOL_DTLS_CLIENT`` (verifies certificate and host name) or ``PROTOCOL_DTLS_SERVER``
@@ -171,7 +173,8 @@ def create_default_context(
 
     For ``Purpose.SERVER_AUTH`` (a client) it verifies certificate and host name, against the anchors given or else
     the system's; for ``Purpose.CLIENT_AUTH`` (a server) it asks for no certificate. As in Python 3.13, certificates
-    are held strictly to RFC 5280, and any certificate that is trusted may end a path.
+    are held strictly to RFC 5280, and any certificate that is trusted may end a path. The environment variable
+    ``SSLKEYLOGFILE`` sets ``keylog_filename``, unless Python ignores its environment.
     """
     client = as_purpose(purpose) is Purpose.SERVER_AUTH
     context = Context(PROTOCOL_DTLS_CLIENT if client else PROTOCOL_DTLS_SERVER)
@@ -180,4 +183,7 @@ def create_default_context(
         context.load_verify_locations(cafile, capath, cadata)
     elif context.verify_mode is not CERT_NONE:
         context.load_default_certs(purpose)
+    key_log = os.environ.get("SSLKEYLOGFILE")
+    if key_log and not sys.flags.ignore_environment:
+        context.keylog_filename = key_log
     return context

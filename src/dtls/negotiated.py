@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .connection import CHANNEL_BINDING_TYPES
 from .session import DTLSSession
 
 if TYPE_CHECKING:
@@ -30,6 +31,24 @@ class NegotiatedValues:
     def psk_identity(self) -> bytes | None:
         """The identity whose pre-shared key authenticates both sides; ``None`` without PSK or before the handshake."""
         return self._driver.connection.psk_identity() if self._driver is not None else None
+
+    def selected_srtp_profile(self) -> str | None:
+        """The SRTP protection profile agreed on (RFC 5764)."""
+        return self._driver.connection.selected_srtp_profile() if self._driver is not None else None
+
+    def export_keying_material(self, label: str, length: int, context: bytes | None = None) -> bytes:
+        """``length`` bytes that only the two sides know (RFC 5705).
+
+        See :meth:`dtls.Connection.export_keying_material`. Raises :exc:`ValueError` before the handshake too.
+        """
+        return self._negotiated().export_keying_material(label, length, context)
+
+    def get_channel_binding(self, cb_type: str = "tls-unique") -> bytes | None:
+        """As ``ssl.SSLSocket.get_channel_binding``; see :meth:`dtls.Connection.get_channel_binding`."""
+        if cb_type not in CHANNEL_BINDING_TYPES:
+            message = f"{cb_type} channel binding type not implemented"
+            raise ValueError(message)
+        return self._driver.connection.get_channel_binding(cb_type) if self._driver is not None else None
 
     @property
     def session(self) -> DTLSSession | None:

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cryptography.x509 import ocsp
+
 from dtls import credentials
 from dtls.errors import SSL_ERROR_SSL, SSLError
 
 from .base import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dtls.connection import Connection
+
     from .constants import Protocol
+
+    OCSPCallback = Callable[[Connection, bytes], bool]
+
+
+MAX_OCSP_RESPONSE = 16_000
+"""Bytes: what a client's reassembly takes, and more than responders give."""
 
 
 class IdentitySettings(Settings):
@@ -21,6 +33,8 @@ class IdentitySettings(Settings):
         self._identity: credentials.Identity | None = None
         self._identities: dict[str, credentials.Identity] = {}
         """By the kind of key."""
+        self._ocsp_response: bytes | None = None
+        self._ocsp_callback: OCSPCallback | None = None
 
     def load_cert_chain(
         self,
@@ -85,3 +99,48 @@ class IdentitySettings(Settings):
     def identities(self) -> list[credentials.Identity]:
         """What ``load_cert_chain`` loaded, one for each kind of key."""
         return list(self._identities.values())
+
+    def set_ocsp_response(self, response: bytes | None) -> None:
+        """For servers: the OCSP response (DER) about the own certificate, for clients that ask (RFC 6066, 8).
+
+        It is to be set anew before it grows old: that counts for new associations. ``None`` for none. Raises
+        :exc:`ValueError` for what is no OCSP response.
+        """
+        if not self.server_side:
+            message = "only a server shows OCSP responses"
+            raise ValueError(message)
+        if response is not None and not isinstance(response, (bytes, bytearray)):
+            message = f"an OCSP response is bytes (DER), not {type(response).__name__}"
+            raise TypeError(message)
+        if response is not None and not 0 < len(response) <= MAX_OCSP_RESPONSE:
+            message = f"an OCSP response has 1 to {MAX_OCSP_RESPONSE} bytes, not {len(response)}"
+            raise ValueError(message)
+        if response is not None:
+            ocsp.load_der_ocsp_response(bytes(response))  # OpenSSL would say nothing, and show nothing
+        self._ocsp_response = None if response is None else bytes(response)
+
+    @property
+    def ocsp_response(self) -> bytes | None:
+        """What :meth:`set_ocsp_response` was given."""
+        return self._ocsp_response
+
+    def set_ocsp_client_callback(self, callback: OCSPCallback | None) -> None:
+        """For clients: ask for an OCSP response, and go on only if ``callback(connection, response)`` is ``True``.
+
+        ``response`` is DER, and ``b""`` if the server shows none. Nothing about it has been verified: whose it is, who
+        signed it and when is the callback's to judge (``cryptography.x509.ocsp`` parses it). What it raises, and what
+        is neither ``True`` nor ``False``, ends the handshake. In a handshake that resumes a session it is not called.
+        """
+        if self.server_side:
+            message = "only a client asks for OCSP responses"
+            raise ValueError(message)
+        if callback is not None and not callable(callback):
+            message = f"the callback must be callable, not {type(callback).__name__}"
+            raise TypeError(message)
+        self._ocsp_callback = callback
+        self._changed()
+
+    @property
+    def ocsp_client_callback(self) -> OCSPCallback | None:
+        """What :meth:`set_ocsp_client_callback` was given."""
+        return self._ocsp_callback

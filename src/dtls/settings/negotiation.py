@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .base import Settings
 from .constants import DTLSVersion, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    InfoCallback = Callable[[str, int, int], object]
+    from collections.abc import Iterable
 
 DEFAULT_CIPHERS = (
     "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM:DHE+AESGCM:DHE+CHACHA20:!AESCCM8:!aNULL:!PSK:!SRP:!DSS"
@@ -30,7 +28,7 @@ class NegotiationSettings(Settings):
         self._alpn_protocols: list[bytes] = []
         self._groups: str | None = None
         self._server_sigalgs: str | None = None
-        self._info_callback: InfoCallback | None = None
+        self._srtp_profiles: list[str] = []
 
     @property
     def minimum_version(self) -> DTLSVersion:
@@ -63,9 +61,13 @@ class NegotiationSettings(Settings):
         """
         self._try("_cipher_string", ciphers)
 
-    def get_ciphers(self) -> list[dict[str, str]]:
-        """The suites ready for use, by preference: dictionaries with ``name``."""
-        return [{"name": name} for name in self._engine().cipher_names()]
+    def get_ciphers(self) -> list[dict[str, Any]]:
+        """The suites ready for use, by preference, in the form of ``ssl.SSLContext.get_ciphers``.
+
+        Dictionaries with ``id``, ``name``, ``protocol``, ``strength_bits``, ``alg_bits``, ``aead``, ``symmetric``,
+        ``digest``, ``kea`` and ``auth``; ``description`` is not to be had.
+        """
+        return self._engine().ciphers()
 
     @property
     def cipher_string(self) -> str:
@@ -111,20 +113,6 @@ class NegotiationSettings(Settings):
         """What :meth:`set_server_sigalgs` was given; ``None`` for the engine's own choice."""
         return self._server_sigalgs
 
-    def set_info_callback(self, callback: InfoCallback | None) -> None:
-        """Have ``callback(state, where, return_code)`` called whenever a handshake gets on; ``None`` ends that.
-
-        ``state`` is in words; the two numbers are those of OpenSSL's ``SSL_CTX_set_info_callback``. What it raises is
-        printed and ignored.
-        """
-        self._info_callback = callback
-        self._changed()
-
-    @property
-    def info_callback(self) -> InfoCallback | None:
-        """What :meth:`set_info_callback` was given."""
-        return self._info_callback
-
     def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
         """The application protocols to offer or to choose from, by preference (RFC 7301); 1 to 255 bytes each."""
         names = [name.encode() for name in alpn_protocols]
@@ -138,3 +126,21 @@ class NegotiationSettings(Settings):
     def alpn_protocols(self) -> list[bytes]:
         """What ``set_alpn_protocols`` was given."""
         return list(self._alpn_protocols)
+
+    def set_srtp_profiles(self, profiles: Iterable[str]) -> None:
+        """The protection profiles for SRTP to offer or to choose from, by preference (RFC 5764); none switches it off.
+
+        For example ``["SRTP_AEAD_AES_128_GCM", "SRTP_AES128_CM_SHA1_80"]``. The keys are then
+        ``export_keying_material("EXTRACTOR-dtls_srtp", …)``. Raises :class:`~dtls.SSLError` for one that the engine
+        does not know.
+        """
+        names = [profiles] if isinstance(profiles, str) else list(profiles)
+        if not all(name and ":" not in name for name in names):
+            message = f"profiles are names such as 'SRTP_AES128_CM_SHA1_80', not {names!r}"
+            raise ValueError(message)
+        self._try("_srtp_profiles", names)
+
+    @property
+    def srtp_profiles(self) -> list[str]:
+        """What :meth:`set_srtp_profiles` was given."""
+        return list(self._srtp_profiles)

@@ -75,11 +75,12 @@ class Association:
         if connection is None or not connection.meets_client():
             return
         try:
-            wire_name = server_name_untrusted(parse_client_hello_untrusted(message.body))
+            hello = parse_client_hello_untrusted(message.body)
+            wire_name = server_name_untrusted(hello)
         except WireError:
             return  # OpenSSL has an answer to it
         name = None if wire_name is None else wire_name.decode("utf-8", "surrogateescape")
-        connection.note_server_name(name)
+        connection.note_client(name, offers_session=bool(hello.session_id))
         callback = self.context.sni_callback
         if callback is not None:
             asked = self.context
@@ -140,15 +141,20 @@ class Association:
         if pins is not None and not is_pinned(pins, certificate):
             why = "the certificate's fingerprint is none of those that are pinned"
             raise _rejected(why)
-        if callback is not None:
-            answer = callback(certificate)
-            if not isinstance(answer, bool):  # a coroutine would count as true
-                message = f"True or False is expected, not {type(answer).__name__}"
-                raise TypeError(message)
-            if not answer:
-                why = "the application's callback does not trust the certificate"
-                raise _rejected(why)
+        if callback is not None and not _truth(callback(certificate)):
+            why = "the application's callback does not trust the certificate"
+            raise _rejected(why)
         return True
+
+    def judge_status(self, response: bytes) -> bool:
+        """Whether a client goes on with this OCSP response."""
+        callback, connection = self.context.ocsp_client_callback, self._connection()
+        if callback is None or connection is None:
+            return False
+        answer = self.run("the OCSP callback", lambda: _truth(callback(connection, response)))
+        if answer is False:
+            self._fail(_rejected("the OCSP callback does not accept what the server shows"))
+        return answer is True
 
     def last_judgement(self, show: Callable[[], bytes | None]) -> BaseException | None:
         """What forbids to go on with a peer whose handshake is complete.
@@ -198,6 +204,13 @@ class Association:
         check_psk(identity, psk)
         self.psk_identity = identity
         return psk
+
+
+def _truth(answer: object) -> bool:
+    if not isinstance(answer, bool):  # a coroutine would count as true
+        message = f"True or False is expected, not {type(answer).__name__}"
+        raise TypeError(message)
+    return answer
 
 
 def _alert(answer: object) -> int | None:

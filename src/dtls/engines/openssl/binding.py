@@ -53,7 +53,7 @@ X509_STORE_CTX_new X509_STORE_add_cert X509_STORE_free X509_STORE_load_locations
 X509_VERIFY_PARAM_set1_host X509_VERIFY_PARAM_set1_ip X509_VERIFY_PARAM_set_flags
 X509_VERIFY_PARAM_set_hostflags X509_free X509_verify_cert X509_verify_cert_error_string
 d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_new_null sk_X509_num sk_X509_push
-sk_X509_value
+sk_X509_value SSL_CIPHER_find
 """
 
 
@@ -578,6 +578,31 @@ def cipher_names(ssl: Handle) -> list[str]:
     while (name := lib.SSL_get_cipher_list(ssl, len(names))) != ffi.NULL:
         names.append(_c_text(name))
     return [name for name in names if not name.startswith("TLS_")]
+
+
+class Suite(NamedTuple):
+    """A cipher suite as OpenSSL describes it."""
+
+    number: int
+    name: str
+    protocol: str
+    strength_bits: int
+    algorithm_bits: int
+
+
+def suites(ssl: Handle) -> dict[str, Suite]:
+    """All suites that OpenSSL knows, by name. It is asked for the numbers one by one: no other way is bound."""
+    found: dict[str, Suite] = {}
+    bits = ffi.new("int *")
+    for high in (0x00, 0xC0, 0xCC):
+        for low in range(256):
+            cipher = lib.SSL_CIPHER_find(ssl, bytes((high, low)))
+            if cipher != ffi.NULL:
+                name = _c_text(lib.SSL_CIPHER_get_name(cipher))
+                strength = int(lib.SSL_CIPHER_get_bits(cipher, bits))
+                protocol = _c_text(lib.SSL_CIPHER_get_version(cipher))
+                found[name] = Suite(high << 8 | low, name, protocol, strength, int(bits[0]))
+    return found
 
 
 def group_name(ssl: Handle) -> str | None:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 need(
     """
-    SSL_CTX_set_psk_client_callback SSL_CTX_set_psk_server_callback SSL_CTX_set_tlsext_servername_callback
-    SSL_CTX_use_psk_identity_hint SSL_TLSEXT_ERR_OK SSL_get_ex_data_X509_STORE_CTX_idx X509_STORE_CTX_get0_cert
+    OPENSSL_malloc SSL_CTX_set_keylog_callback SSL_CTX_set_psk_client_callback
+    SSL_CTX_set_psk_server_callback SSL_CTX_set_tlsext_servername_callback SSL_CTX_set_tlsext_status_cb
+    SSL_CTX_use_psk_identity_hint SSL_TLSEXT_ERR_NOACK SSL_TLSEXT_ERR_OK SSL_get_ex_data_X509_STORE_CTX_idx
+    SSL_get_tlsext_status_ocsp_resp SSL_set_tlsext_status_ocsp_resp X509_STORE_CTX_get0_cert
     X509_STORE_CTX_get_error X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error
     """
 )
@@ -96,4 +98,48 @@ def acknowledge_server_name(context: Handle) -> object:
         return int(lib.SSL_TLSEXT_ERR_OK)
 
     lib.SSL_CTX_set_tlsext_servername_callback(context, callback)
+    return callback
+
+
+def log_keys(context: Handle, note: Callable[[bytes], None]) -> object:
+    """Have ``note`` called with each line of a key log in NSS's format."""
+
+    @ffi.callback("void(SSL *, char *)")  # type: ignore[untyped-decorator]
+    def callback(_ssl: Any, line: Any) -> None:
+        note(bytes(ffi.string(line)))
+
+    lib.SSL_CTX_set_keylog_callback(context, callback)
+    return callback
+
+
+def show_status(context: Handle, find: Callable[[], bytes | None]) -> object:
+    """Have ``find`` say the OCSP response for a client that asks; ``None`` for none."""
+
+    @ffi.callback("int(SSL *, void *)")  # type: ignore[untyped-decorator]
+    def callback(ssl: Any, _argument: Any) -> int:
+        response = find()
+        if response is None:
+            return int(lib.SSL_TLSEXT_ERR_NOACK)
+        own = lib.OPENSSL_malloc(len(response))  # it belongs to the SSL from then on
+        if own == ffi.NULL:
+            return int(lib.SSL_TLSEXT_ERR_NOACK)
+        ffi.memmove(own, response, len(response))
+        lib.SSL_set_tlsext_status_ocsp_resp(ssl, own, len(response))
+        return int(lib.SSL_TLSEXT_ERR_OK)
+
+    lib.SSL_CTX_set_tlsext_status_cb(context, callback)
+    return callback
+
+
+def judge_status(context: Handle, judge: Callable[[int, bytes], bool]) -> object:
+    """Have ``judge(ssl, response)`` say whether a client goes on with the OCSP response that the server shows."""
+
+    @ffi.callback("int(SSL *, void *)")  # type: ignore[untyped-decorator]
+    def callback(ssl: Any, _argument: Any) -> int:
+        where = ffi.new("unsigned char **")
+        length = lib.SSL_get_tlsext_status_ocsp_resp(ssl, where)
+        response = bytes(ffi.buffer(where[0], length)) if length > 0 else b""
+        return int(judge(address_of(ssl), response))
+
+    lib.SSL_CTX_set_tlsext_status_cb(context, callback)
     return callback

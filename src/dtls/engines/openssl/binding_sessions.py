@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 
 need(
     """
-    SSL_CTX_set_session_cache_mode SSL_CTX_set_session_id_context SSL_CTX_set_timeout SSL_SESSION_free
-    SSL_RECEIVED_SHUTDOWN SSL_SENT_SHUTDOWN SSL_SESS_CACHE_OFF SSL_SESS_CACHE_SERVER SSL_get1_session
-    SSL_session_reused SSL_set_session SSL_set_shutdown
+    SSL_CTX_set_session_cache_mode SSL_CTX_set_session_id_context SSL_CTX_set_timeout
+    SSL_CTX_set_tlsext_use_srtp SSL_RECEIVED_SHUTDOWN SSL_SENT_SHUTDOWN SSL_SESSION_free SSL_SESS_CACHE_OFF
+    SSL_SESS_CACHE_SERVER SSL_export_keying_material SSL_get1_session SSL_get_extms_support SSL_get_finished
+    SSL_get_peer_finished SSL_get_selected_srtp_profile SSL_session_reused SSL_set_session SSL_set_shutdown
+    SSL_set_tlsext_status_type TLSEXT_STATUSTYPE_ocsp
     """
 )
 
@@ -76,3 +78,51 @@ def _need_serialization() -> None:
     if not hasattr(lib, "i2d_SSL_SESSION"):
         message = "sessions of clients need cryptography 44 or later"
         raise NotImplementedError(message)
+
+
+def export_keying_material(ssl: Handle, label: bytes, length: int, context: bytes | None) -> bytes:
+    """RFC 5705. Raises :class:`~.binding.OpenSSLError`."""
+    clear_errors()
+    out = ffi.new("unsigned char[]", length)
+    given = ffi.NULL if context is None else context
+    size = 0 if context is None else len(context)
+    if (
+        lib.SSL_export_keying_material(ssl, out, length, label, len(label), given, size, context is not None)
+        != 1
+    ):
+        raise OpenSSLError(take_errors())
+    return bytes(ffi.buffer(out, length))
+
+
+def finished_message(ssl: Handle, *, of_peer: bool) -> bytes:
+    """The verify_data of the last Finished of either side."""
+    get = lib.SSL_get_peer_finished if of_peer else lib.SSL_get_finished
+    room = ffi.new("char[]", _MAX_FINISHED)
+    length = get(ssl, room, _MAX_FINISHED)
+    return bytes(ffi.buffer(room, min(length, _MAX_FINISHED)))
+
+
+_MAX_FINISHED = 64
+
+
+def has_extended_master_secret(ssl: Handle) -> bool:
+    """Whether the master secret is bound to the handshake (RFC 7627)."""
+    return bool(lib.SSL_get_extms_support(ssl) == 1)
+
+
+def use_srtp(context: Handle, profiles: bytes) -> None:
+    """The SRTP profiles, separated by colons. Raises :class:`~.binding.OpenSSLError` if one is not known."""
+    clear_errors()
+    if lib.SSL_CTX_set_tlsext_use_srtp(context, profiles):  # 0 is success here
+        raise OpenSSLError(take_errors())
+
+
+def selected_srtp_profile(ssl: Handle) -> str | None:
+    """The SRTP profile agreed on."""
+    profile = lib.SSL_get_selected_srtp_profile(ssl)
+    return None if profile == ffi.NULL else str(ffi.string(profile.name).decode())
+
+
+def ask_for_status(ssl: Handle) -> None:
+    """Have a client ask for an OCSP response."""
+    lib.SSL_set_tlsext_status_type(ssl, lib.TLSEXT_STATUSTYPE_ocsp)

@@ -11,7 +11,7 @@ import struct
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from dtls.connection import Connection, ConnectionState, ReceivedClientHello
+from dtls.connection import CHANNEL_BINDING_TYPES, Connection, ConnectionState, ReceivedClientHello
 from dtls.cookie import CookieFactory
 from dtls.errors import SSL_ERROR_SSL, MessageTooLarge, SSLError, SSLZeroReturnError
 from dtls.events import AlertReceived, DataReceived, Event, HandshakeCompleted, HandshakeFailed, PeerClosed
@@ -51,6 +51,9 @@ _HANDSHAKING = ConnectionState.HANDSHAKING
 _ESTABLISHED = ConnectionState.ESTABLISHED
 _APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
 _BEGINNING = struct.Struct("!BHH")
+MAX_EXPORTED = 65_535
+"""Bytes of keying material at a time; more than any protocol asks for."""
+_CHANNEL_BINDING_LABEL = "EXPORTER-Channel-Binding"
 MAX_FRESH_FINISHED = 10
 """How often OpenSSL is asked for a new Finished; it counts these as time-outs, and gives up after 12."""
 
@@ -98,6 +101,8 @@ class OpenSSLConnection(Connection):
         self._flight = SentFlight(Packer(mtu))
         self._fresh_finished_left = MAX_FRESH_FINISHED
         self._peer_address = peer_address
+        context.count("accept" if self.server_side else "connect")
+        self._offers_session = session is not None
         self._gate: Gate | None = None
         self._handshake: Handshake | None = Handshake(
             context,
@@ -144,9 +149,10 @@ class OpenSSLConnection(Connection):
         """Whether the ClientHello that has come has a say about who answers it."""
         return not self._client_met and self._engine_context.meets_clients
 
-    def note_server_name(self, name: str | None) -> None:
+    def note_client(self, name: str | None, *, offers_session: bool) -> None:
         """What the client asks for."""
         self._server_hostname = name
+        self._offers_session = offers_session
 
     def answer(self) -> None:
         """Have the context that is set now answer the client."""
@@ -276,6 +282,37 @@ class OpenSSLConnection(Connection):
             return None if session is None else session.psk_identity
         return self._association.psk_identity
 
+    def export_keying_material(self, label: str, length: int, context: bytes | None = None) -> bytes:
+        if not 0 < length <= MAX_EXPORTED:
+            message = f"1 to {MAX_EXPORTED} bytes can be exported, not {length!r}"
+            raise ValueError(message)
+        name = label.encode("ascii")
+        if not name:
+            message = "the label must not be empty"
+            raise ValueError(message)
+        if not self._was_established:
+            raise SSLError(SSL_ERROR_SSL, "the handshake is not complete: there are no keys to export yet")
+        try:
+            return binding_sessions.export_keying_material(self._ssl, name, length, context)
+        except binding.OpenSSLError as error:
+            raise ssl_error(error.errors, f"nothing can be exported under the label {label!r}") from None
+
+    def get_channel_binding(self, cb_type: str = "tls-unique") -> bytes | None:
+        if cb_type not in CHANNEL_BINDING_TYPES:
+            message = f"{cb_type} channel binding type not implemented"
+            raise ValueError(message)
+        # Without RFC 7627 another association can be made to have the same binding (RFC 9266, 4.2).
+        if not self._was_established or not binding_sessions.has_extended_master_secret(self._ssl):
+            return None
+        if cb_type == "tls-exporter":
+            return self.export_keying_material(_CHANNEL_BINDING_LABEL, 32, b"")
+        # RFC 5929, 3.1: the first Finished, which is the client's in a full handshake, the server's in a short one.
+        short = binding_sessions.session_reused(self._ssl)
+        return binding_sessions.finished_message(self._ssl, of_peer=self.server_side is not short)
+
+    def selected_srtp_profile(self) -> str | None:
+        return binding_sessions.selected_srtp_profile(self._ssl) if self._was_established else None
+
     @property
     def session(self) -> DTLSSession | None:
         state = binding_sessions.session(self._ssl) if self._was_established else None
@@ -325,6 +362,7 @@ class OpenSSLConnection(Connection):
         if (error := self._association.last_judgement(self.peer_certificate)) is not None:
             return [self._refuse(error, now)]
         self.state = _ESTABLISHED
+        self._count()
         if self.server_side is binding_sessions.session_reused(self._ssl):
             # The peer's Finished answered it: in a short handshake it is the client who has the last word.
             self._flight.items = []
@@ -341,6 +379,15 @@ class OpenSSLConnection(Connection):
         for record in handshake.early_data:
             events += self._receive_record(record, now)
         return events
+
+    def _count(self) -> None:
+        """A handshake more that is complete."""
+        good = ["accept_good" if self.server_side else "connect_good"]
+        if binding_sessions.session_reused(self._ssl):
+            good.append("hits")
+        elif self._offers_session:
+            good.append("misses")
+        self.context.count(*good)
 
     def _refuse(self, error: BaseException, now: float) -> HandshakeFailed:
         """End an association whose handshake is complete, before anything is said or heard on it."""

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,7 +21,7 @@ from dtls.errors import SSL_ERROR_SSL, SSLError
 
 from . import binding, binding_callbacks, binding_sessions
 from .association import Association, check_psk
-from .ciphers import STRONG_SIGNATURES, cipher_list, lowers_level, missing_suites
+from .ciphers import STRONG_SIGNATURES, cipher_list, described, lowers_level, missing_suites
 from .errors import configuration_error
 
 if TYPE_CHECKING:
@@ -74,12 +74,25 @@ class EngineContext:
             self._present(identity, alone=len(context.identities) == 1)
         if self.server_side:
             binding.accept_any_cookie(handle)
-        if context.alpn_protocols:
-            self._negotiate_application(context.alpn_protocols)
-        if context.info_callback is not None:
-            self._callbacks.append(binding.observe(handle, context.info_callback))
         if context.uses_psk:
             self._share_keys(context)
+        self._extend(context)
+        self._staple(context)
+        self._observe(context)
+
+    def _extend(self, context: Context) -> None:
+        if context.alpn_protocols:
+            self._negotiate_application(context.alpn_protocols)
+        if context.srtp_profiles:
+            self._choose(
+                binding_sessions.use_srtp, ":".join(context.srtp_profiles), "No SRTP profile can be selected"
+            )
+
+    def _observe(self, context: Context) -> None:
+        if context.info_callback is not None:
+            self._callbacks.append(binding.observe(self._handle, context.info_callback))
+        if context.key_log is not None:
+            self._callbacks.append(binding_callbacks.log_keys(self._handle, context.key_log.note))
 
     def _choose_ciphers(self, context: Context) -> None:
         try:
@@ -163,6 +176,24 @@ class EngineContext:
         except binding.OpenSSLError as error:
             raise configuration_error(error, "OpenSSL refuses the certificate") from None
 
+    def _staple(self, context: Context) -> None:
+        """OCSP responses: shown by servers, judged by clients."""
+        self._asks_for_status = context.ocsp_client_callback is not None
+        if self.server_side:
+            said = weakref.ref(context)  # which holds this engine context
+
+            def find() -> bytes | None:
+                settings = said()
+                return None if settings is None else settings.ocsp_response
+
+            self._callbacks.append(binding_callbacks.show_status(self._handle, find))
+        elif self._asks_for_status:
+            self._callbacks.append(
+                binding_callbacks.judge_status(
+                    self._handle, lambda ssl, response: self._associations[ssl].judge_status(response)
+                )
+            )
+
     def _negotiate_application(self, protocols: list[bytes]) -> None:
         if self.server_side:
             self._callbacks.append(
@@ -203,6 +234,8 @@ class EngineContext:
         self._associations[binding_callbacks.address_of(ssl)] = association
         if server_hostname is not None and not self.server_side:
             _name_the_server(ssl, server_hostname, check=association.context.check_hostname)
+        if self._asks_for_status:
+            binding_sessions.ask_for_status(ssl)
         if session is not None:
             try:
                 binding_sessions.offer_session(ssl, session)
@@ -231,14 +264,19 @@ class EngineContext:
 
     def cipher_names(self) -> list[str]:
         """The suites that a connection would be ready to use."""
-        ssl = binding.new_ssl(
-            self._handle,
-            binding.new_memory_bio(),
-            binding.new_memory_bio(),
-            server_side=self.server_side,
-            mtu=HANDSHAKE_MTU,
+        return binding.cipher_names(self._scratch())
+
+    def ciphers(self) -> list[dict[str, Any]]:
+        """The same, described as the standard library does."""
+        ssl = self._scratch()
+        suites = binding.suites(ssl)
+        return [described(suites[name]) for name in binding.cipher_names(ssl)]
+
+    def _scratch(self) -> binding.Handle:
+        incoming, outgoing = binding.new_memory_bio(), binding.new_memory_bio()
+        return binding.new_ssl(
+            self._handle, incoming, outgoing, server_side=self.server_side, mtu=HANDSHAKE_MTU
         )
-        return binding.cipher_names(ssl)
 
 
 @contextlib.contextmanager
