@@ -27,6 +27,12 @@ class DatagramSettings(Settings):
         self._mtu = DEFAULT_MTU
         self._handshake_timeout = DEFAULT_HANDSHAKE_TIMEOUT
         self._initial_retransmission_timeout = DEFAULT_INITIAL_RETRANSMISSION_TIMEOUT
+        self._idle_timeout: float | None = None
+        self.mtu_back_off = True
+        """Whether flights that are lost twice are cut for paths of 1,280 bytes, then of 576 (RFC 6347, 4.1.1.1).
+
+        Messages are not: ``max_message_size`` stays what :attr:`mtu` makes it. ``statistics["mtu_backed_off"]`` tells
+        that it happened, and so that the MTU may be too large."""
         self.limits_messages_to_mtu = True
         """Whether messages over the MTU are refused. Off, records of up to 16,384 bytes are left to IP to fragment."""
 
@@ -56,6 +62,19 @@ class DatagramSettings(Settings):
     @initial_retransmission_timeout.setter
     def initial_retransmission_timeout(self, value: float) -> None:
         self._initial_retransmission_timeout = positive_seconds("initial_retransmission_timeout", value)
+
+    @property
+    def idle_timeout(self) -> float | None:
+        """Seconds without a word from the peer after which a server forgets an association; ``None`` for never.
+
+        Where many peers come and go without saying so, this bounds what they leave behind. It is for whoever keeps many
+        associations: :class:`~dtls.Endpoint` and what stands on it. A single :class:`~dtls.Connection` never expires.
+        """
+        return self._idle_timeout
+
+    @idle_timeout.setter
+    def idle_timeout(self, value: float | None) -> None:
+        self._idle_timeout = None if value is None else positive_seconds("idle_timeout", value)
 
 
 def usable_mtu(value: int) -> int:

@@ -106,6 +106,7 @@ class Handshake:
         self._flight, self._outbox, self._statistics = flight, outbox, statistics
         self._server_hostname = server_hostname
         self._association = association
+        self._backs_off = context.mtu_back_off
         self._time_allowed = context.handshake_timeout
         self._deadline = now + self._time_allowed
         self._timer = timer
@@ -314,6 +315,8 @@ class Handshake:
         elif now >= self._deadline:
             self.error = HandshakeTimeout(self._timeout_message())
         elif self._timer.due is not None and now >= self._timer.due:
+            if self._backs_off and self._flight.back_off(self._timer.repeats):
+                self._statistics["mtu_backed_off"] += 1
             self._repeat_flight(now)
             self._timer.back_off(now)
             if self._held_alert is not None and self._alert_believed_at is None:
