@@ -325,8 +325,11 @@ def test_keyboard_interrupt_in_a_callback_is_not_swallowed(client: Context, serv
         raise KeyboardInterrupt
 
     server.set_psk_server_callback(interrupt)
+    both = Pair(client, server, server_hostname=None)
     with pytest.raises(KeyboardInterrupt):
-        finish(client, server)
+        both.run()
+    both.run()
+    assert refused(both, "server").reason == "CALLBACK_FAILED", "it is raised once, and the handshake is over"
 
 
 def test_an_identity_with_nul_is_refused_on_both_sides(

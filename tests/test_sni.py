@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,7 @@ from dtls.context import CERT_REQUIRED, PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERV
 from dtls.errors import SSLError
 from dtls.wire import AlertDescription, ClientHello, WireError, server_name_untrusted
 
-from .loopback import pair
+from .loopback import Worker, pair
 from .pair import Pair
 
 if TYPE_CHECKING:
@@ -187,6 +188,25 @@ def test_settings_that_make_no_sense_are_refused(client: Context, front: Context
     assert front.sni_callback is None
 
 
+def test_a_certificate_that_nobody_verified_is_not_described_whatever_the_first_context_says(
+    client: Context, server: Context, ca: CertificateAuthority
+) -> None:
+    inner = server_for(ca, "localhost")
+    inner.dangerously_trust_by_callback(lambda _: True)
+    server.set_sni_contexts({"localhost": inner})
+    client.load_cert_chain(ca.issue("a client", client=True).private_key_and_chain_pem)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    near = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for sock in (listener, near):
+        sock.bind(("127.0.0.1", 0))
+    listener.connect(near.getsockname())
+    near.connect(listener.getsockname())
+    far = Worker(lambda: server.wrap_socket(listener, server_side=True))
+    with client.wrap_socket(near, server_hostname="localhost"), far.result() as accepted:
+        assert accepted.context is inner
+        assert accepted.getpeercert()["subject"] == ((("commonName", "a client"),),)
+
+
 def test_accepted_sockets_have_the_context_and_the_name(
     client: Context, server: Context, ca: CertificateAuthority
 ) -> None:
@@ -196,6 +216,30 @@ def test_accepted_sockets_have_the_context_and_the_name(
     with near, far:
         assert far.context is inner
         assert far.server_hostname == near.server_hostname == "localhost"
+
+
+def test_extensions_that_are_not_well_formed_do_not_get_past_the_callback(
+    client: Context, front: Context
+) -> None:
+    called: list[str | None] = []
+
+    def note(_: Connection, name: str | None, __: Context) -> None:
+        called.append(name)
+
+    front.sni_callback = note
+    name = b"front.example"
+
+    def garble(sender: str, _: int, datagram: bytes) -> list[bytes]:
+        return [datagram.replace(name, b"front\0example")] if sender == "client" else [datagram]
+
+    both = finish(client, front, name.decode(), tap=garble)
+    assert not called
+    error = both.failure("server")
+    assert isinstance(error, SSLError)
+    assert "malformed" in str(error)
+    told = both.failure("client")
+    assert isinstance(told, SSLError)
+    assert "DECODE_ERROR" in told.reason
 
 
 # --- the extension ---------------------------------------------------------------------------------------------------
@@ -231,6 +275,8 @@ def test_the_name_is_found_in_its_extension(extensions: bytes, name: bytes | Non
         "00000002 0000",
         "0000000400020000",
         "00000005 0003000001",
+        "00000006 0004 00 0001 00",
+        "00000105 0103 00 0100" + "61" * 256,
     ],
 )
 def test_extensions_that_are_not_well_formed_are_told(extensions: str) -> None:

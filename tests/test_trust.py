@@ -29,6 +29,8 @@ from .pair import OTHER, Pair
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dtls.certificates import KeyType
+
 NOW = datetime.now(timezone.utc)
 REJECTED = 28
 
@@ -288,6 +290,52 @@ def test_sockets_are_held_to_it_too(own: IssuedCertificate, other: IssuedCertifi
     settings[setting](contexts["client"], False)
     with pytest.raises(SSLCertVerificationError):
         pair(contexts["client"], contexts["server"])
+
+
+# --- several own certificates ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kinds() -> dict[str, tuple[CertificateAuthority, IssuedCertificate]]:
+    """By the kind of key: a root, and a certificate that an intermediate authority has issued."""
+    found = {}
+    key_types: dict[str, KeyType] = {"ECDSA": "ec", "RSA": "rsa"}
+    for kind, key_type in key_types.items():
+        root = CertificateAuthority(f"{kind} root", key_type=key_type)
+        middle = root.intermediate(f"{kind} middle", key_type=key_type)
+        found[kind] = root, middle.issue("localhost", key_type=key_type)
+    return found
+
+
+@pytest.mark.parametrize("order", [("ECDSA", "RSA"), ("RSA", "ECDSA")])
+@pytest.mark.parametrize("wanted", ["ECDSA", "RSA"])
+def test_a_server_shows_the_certificate_with_the_kind_of_key_that_its_client_allows(
+    kinds: dict[str, tuple[CertificateAuthority, IssuedCertificate]], order: tuple[str, str], wanted: str
+) -> None:
+    server, client = Context(PROTOCOL_DTLS_SERVER), Context(PROTOCOL_DTLS_CLIENT)
+    for kind in order:
+        server.load_cert_chain(kinds[kind][1].private_key_and_chain_pem)
+    client.load_verify_locations(cadata=kinds[wanted][0].certificate_pem)
+    client.set_ciphers(f"ECDHE-{wanted}-AES128-GCM-SHA256")
+    both = Pair(client, server)
+    both.run()
+    assert both.established, both.events
+    assert len(both.client.unverified_chain()) == 2, "its own chain, and not the other's"
+    assert both.client.peer_certificate() == der(kinds[wanted][1])
+    assert server.identity is not None
+    assert server.identity.chain[0] == der(kinds[order[1]][1]), "the one that was loaded last"
+
+
+def test_a_certificate_replaces_the_one_with_the_same_kind_of_key(ca: CertificateAuthority) -> None:
+    context = Context(PROTOCOL_DTLS_SERVER)
+    for name in ("first", "localhost"):
+        context.load_cert_chain(ca.issue(name).private_key_and_chain_pem)
+    assert len(context.identities) == 1
+    client = Context(PROTOCOL_DTLS_CLIENT)
+    client.load_verify_locations(cadata=ca.certificate_pem)
+    both = Pair(client, context)
+    both.run()
+    assert both.established
 
 
 # --- client certificates ---------------------------------------------------------------------------------------------

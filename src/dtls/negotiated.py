@@ -9,12 +9,14 @@ from .session import DTLSSession
 
 if TYPE_CHECKING:
     from .connection import Connection
+    from .context import Context
     from .driver import Driver
 
 
 class NegotiatedValues:
     """Part of :class:`~dtls.DTLSSocket`."""
 
+    _context: Context
     _driver: Driver | None
     _server_hostname: str | None
     _session: DTLSSession | None
@@ -22,6 +24,11 @@ class NegotiatedValues:
     def _negotiated(self) -> Connection:
         """The connection, with its handshake complete; raises :exc:`OSError` and :exc:`ValueError`."""
         raise NotImplementedError
+
+    @property
+    def context(self) -> Context:
+        """The settings that count; on an accepted socket the ones that ``sni_callback`` has chosen."""
+        return self._context if self._driver is None else self._driver.connection.context
 
     @property
     def server_hostname(self) -> str | None:

@@ -62,7 +62,7 @@ class DTLSSocket(NegotiatedValues):
         self._driver: Driver | None = None
         self._sock = sock
         self._timeout = sock.gettimeout()
-        self.context = context
+        self._context = context
         self._server_hostname = server_hostname
         self._session = session
         self.do_handshake_on_connect = do_handshake_on_connect
@@ -296,7 +296,7 @@ class DTLSSocket(NegotiatedValues):
         der = connection.peer_certificate()
         if der is None or binary_form:
             return der
-        return {} if self.context.verify_mode is CERT_NONE else certificate_dict(der)
+        return {} if connection.context.verify_mode is CERT_NONE else certificate_dict(der)
 
     def get_verified_chain(self) -> list[bytes]:
         """The DERs of the path that was validated, the peer's own first (Python 3.13's ``ssl`` names it so)."""

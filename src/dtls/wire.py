@@ -289,7 +289,8 @@ def parse_client_hello_untrusted(body: bytes) -> ClientHello:
 def server_name_untrusted(hello: ClientHello) -> bytes | None:
     """The host name that a ClientHello asks for (RFC 6066, 3); ``None`` without one.
 
-    Raises :class:`WireError` (``bad_client_hello``) for extensions that are not well-formed.
+    Raises :class:`WireError` (``bad_client_hello``) for extensions that are not well-formed, up to this one, and for a
+    name with NUL or over 255 bytes.
     """
     reader = _Reader(hello.extensions, "bad_client_hello")
     while not reader.at_end():
@@ -299,6 +300,8 @@ def server_name_untrusted(hello: ClientHello) -> bytes | None:
             while not names.at_end():
                 name_type, name = names.integer(1), names.vector(2, 1, 2**16 - 1)
                 if name_type == _HOST_NAME:
+                    if len(name) > _MAX_HOST_NAME or b"\0" in name:
+                        raise WireError("bad_client_hello")
                     return name
             break
     return None
@@ -306,6 +309,7 @@ def server_name_untrusted(hello: ClientHello) -> bytes | None:
 
 _SERVER_NAME = 0
 _HOST_NAME = 0
+_MAX_HOST_NAME = 255
 
 
 def build_hello_verify_request(cookie: bytes, record_sequence: int) -> bytes:

@@ -70,7 +70,11 @@ class SessionSettings(PinSettings, IdentitySettings, PSKSettings):
         self._changed()
 
     def renew_session_keys(self) -> None:
-        """For servers: forget all sessions and make new keys for tickets. Clients then shake hands in full."""
+        """For servers: forget all sessions and make new keys for tickets. Clients then shake hands in full.
+
+        A session lets in whom its full handshake has let in, until its time has passed: a pre-shared key or a
+        certificate that has been taken back since is not asked for. This ends that at once.
+        """
         self._changed()
 
     def set_session_ticket_keys(self, keys: Sequence[bytes]) -> None:

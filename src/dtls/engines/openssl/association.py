@@ -78,7 +78,10 @@ class Association:
             hello = parse_client_hello_untrusted(message.body)
             wire_name = server_name_untrusted(hello)
         except WireError:
-            return  # OpenSSL has an answer to it
+            # Were OpenSSL less strict, such a client would get past sni_callback.
+            self.alert = AlertDescription.DECODE_ERROR
+            self._fail(SSLError(SSL_ERROR_SSL, "the ClientHello is malformed", reason="BAD_EXTENSION"))
+            return
         name = None if wire_name is None else wire_name.decode("utf-8", "surrogateescape")
         connection.note_client(name, offers_session=bool(hello.session_id))
         callback = self.context.sni_callback

@@ -362,6 +362,7 @@ class Handshake:
         if (error := self._association.error) is not None:
             if isinstance(error, SSLError):
                 return error
+            self.error = SSLError(SSL_ERROR_SSL, "a callback was interrupted", reason="CALLBACK_FAILED")
             raise error
         if any(entry.reason == "CERTIFICATE_VERIFY_FAILED" for entry in errors):
             code, words = binding.verify_result(self._ssl)
