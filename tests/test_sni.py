@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dtls.connection import ConnectionState
 from dtls.context import CERT_REQUIRED, PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERVER, Context
@@ -172,6 +175,10 @@ def test_the_context_is_changed_in_the_callback_only(client: Context, front: Con
         both.server.context = front
     with pytest.raises(ValueError):
         both.client.context = front
+    front.sni_callback = None
+    untouched = front.connection(0.0)
+    with pytest.raises(ValueError, match="sni_callback"):
+        untouched.context = front
 
 
 def test_settings_that_make_no_sense_are_refused(client: Context, front: Context) -> None:
@@ -262,6 +269,13 @@ def hello(extensions: bytes) -> ClientHello:
 )
 def test_the_name_is_found_in_its_extension(extensions: bytes, name: bytes | None) -> None:
     assert server_name_untrusted(hello(extensions)) == name
+
+
+@given(st.binary(max_size=80))
+def test_no_extensions_raise_anything_else(extensions: bytes) -> None:
+    with contextlib.suppress(WireError):
+        name = server_name_untrusted(hello(extensions))
+        assert name is None or name in extensions
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,24 @@ def test_pinning_asks_for_certificates_and_its_end_makes_things_what_they_were(p
     assert (context.verify_mode, context.check_hostname) == before
 
 
+@pytest.mark.parametrize("setting", ["pin", "callback"])
+@pytest.mark.parametrize("judge", OTHER)
+def test_what_is_unset_during_a_handshake_still_counts_for_it(
+    own: IssuedCertificate, other: IssuedCertificate, judge: str, setting: str
+) -> None:
+    """Else nothing at all would decide: OpenSSL was told that path validation does not."""
+    contexts = ends(other)
+    if setting == "pin":
+        contexts[judge].set_pinned_fingerprints(fingerprint(own))
+    else:
+        contexts[judge].dangerously_trust_by_callback(lambda _: False)
+    both = Pair(contexts["client"], contexts["server"], server_hostname=None)
+    contexts[judge].set_pinned_fingerprints(None)
+    contexts[judge].dangerously_trust_by_callback(None)
+    both.run()
+    refusal(both, judge)
+
+
 # --- trust on first use ----------------------------------------------------------------------------------------------
 
 

@@ -111,10 +111,12 @@ class DTLSSession:
             body = b"".join(encode(OCTET_STRING, part) for part in parts[:-1])
             if kind != _FORMAT or hashlib.sha256(body).digest() != digest:
                 raise ValueError  # noqa: TRY301 - the words are below
-            return cls(state, scope)
+            session = cls(state, scope)
+            session.is_over(session.time)  # which looks at the other fields
         except (ValueError, IndexError):
             message = "this is no session that to_bytes() of this version gave"
             raise ValueError(message) from None
+        return session
 
     def _number(self, tag: int) -> int:
         value = self._fields.get(tag)

@@ -117,7 +117,10 @@ class IdentitySettings(Settings):
             raise ValueError(message)
         if response is not None:
             ocsp.load_der_ocsp_response(bytes(response))  # OpenSSL would say nothing, and show nothing
+        begins_or_ends = (response is None) is not (self._ocsp_response is None)
         self._ocsp_response = None if response is None else bytes(response)
+        if begins_or_ends:  # else what is there goes on, tickets' keys and all
+            self._changed()
 
     @property
     def ocsp_response(self) -> bytes | None:

@@ -116,7 +116,8 @@ class PSKSettings(Settings):
         ``identity`` is what the client says, as ``str`` (as ``bytes`` with ``binary_form``; then the empty one is
         ``b""``), or ``None`` for the empty one. Nobody has proved anything yet: treat it as an attacker's. An identity
         that is not known is answered by ``b""`` or ``None``, and the client told so (unknown_psk_identity, RFC 4279,
-        2). What the callback raises ends the handshake and is the ``__cause__`` of its error.
+        2); so identities can be found by trying. Who minds gives a random key for those: such a client fails as one
+        with a wrong key does. What the callback raises ends the handshake and is the ``__cause__`` of its error.
         :class:`~dtls.SSLError` in a client's context.
         """
         if not self.server_side:

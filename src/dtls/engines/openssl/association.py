@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dtls.errors import SSL_ERROR_SSL, SSLError
 from dtls.settings.pins import is_pinned
@@ -45,12 +45,25 @@ _X509_V_ERR_CERT_REJECTED = 28
 _NAME_FAULTS = (X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH)
 
 
+class Trust(NamedTuple):
+    """What decides about certificates in place of path validation: as the settings were when OpenSSL was told."""
+
+    pins: frozenset[bytes] | None
+    callback: Callable[[bytes], bool] | None
+
+    @property
+    def decides(self) -> bool:
+        """Whether there is such a thing."""
+        return self.pins is not None or self.callback is not None
+
+
 class Association:
     """One association, as seen from callbacks. Held by its connection only."""
 
     def __init__(self, context: Context, connection: OpenSSLConnection) -> None:
         self.context = context
         self._connection = weakref.ref(connection)
+        self.trust = Trust(None, None)
         self.alert: int | None = None
         """What is to be said to a client that is refused before OpenSSL has seen its ClientHello."""
         self.error: BaseException | None = None
@@ -83,14 +96,12 @@ class Association:
             self._fail(SSLError(SSL_ERROR_SSL, "the ClientHello is malformed", reason="BAD_EXTENSION"))
             return
         name = None if wire_name is None else wire_name.decode("utf-8", "surrogateescape")
-        connection.note_client(name, offers_session=bool(hello.session_id))
+        connection.begin_to_choose(name, offers_session=bool(hello.session_id))
         callback = self.context.sni_callback
         if callback is not None:
             asked = self.context
             alert = self.run("sni_callback", lambda: _alert(callback(connection, name, asked)))
-            if self.error is not None:
-                self.alert = AlertDescription.INTERNAL_ERROR
-            elif alert is not None:
+            if self.error is None and alert is not None:
                 self.alert = alert
                 known = alert in AlertDescription.__members__.values()
                 reason = AlertDescription(alert).name if known else f"ALERT_{alert}"
@@ -98,8 +109,8 @@ class Association:
                 self._fail(SSLError(SSL_ERROR_SSL, text, reason=reason))
         if self.error is None:
             self.run("the context chosen by sni_callback", connection.answer)
-            if self.error is not None:
-                self.alert = AlertDescription.INTERNAL_ERROR
+        if self.error is not None and self.alert is None:
+            self.alert = AlertDescription.INTERNAL_ERROR
 
     def run(self, doing: str, answer: Callable[[], Answer]) -> Answer | None:
         """``answer()``, or ``None`` if it raises: then that is how the handshake ends."""
@@ -140,7 +151,9 @@ class Association:
         return fault if fault in _NAME_FAULTS else 0
 
     def _is_trusted(self, certificate: bytes) -> bool:
-        pins, callback = self.context.pinned_fingerprints, self.context.trust_callback
+        pins, callback = self.trust
+        if not self.trust.decides:
+            return False
         if pins is not None and not is_pinned(pins, certificate):
             why = "the certificate's fingerprint is none of those that are pinned"
             raise _rejected(why)
@@ -164,7 +177,7 @@ class Association:
 
         A resumed session verifies nothing anew, and with a pre-shared key there is no certificate at all.
         """
-        if not self.context.trusts_otherwise:
+        if not self.trust.decides:
             return None
         certificate = show()
         if certificate is None:

@@ -83,6 +83,8 @@ class OpenSSLConnection(Connection):
         self._engine_context = engine_context  # holds the callbacks that OpenSSL may call
         self._association = Association(context, self)
         self._client_met = not self.server_side
+        self._chooses = False
+        """Whether the context may be changed just now."""
         self._ssl = engine_context.new_ssl(
             self._incoming,
             self._outgoing,
@@ -133,7 +135,7 @@ class OpenSSLConnection(Connection):
     @context.setter
     def context(self, context: Context) -> None:
         check_server_context(context)
-        if self._client_met or not self.server_side:
+        if not self._chooses:
             message = "the context can be changed by servers only, in sni_callback"
             raise ValueError(message)
         self._association.context = context
@@ -146,17 +148,19 @@ class OpenSSLConnection(Connection):
         return None if name is None else name.decode("utf-8", "surrogateescape")
 
     def meets_client(self) -> bool:
-        """Whether the ClientHello that has come has a say about who answers it."""
-        return not self._client_met and self._engine_context.meets_clients
+        """Whether the ClientHello that has come, the first one, has a say about who answers it."""
+        first, self._client_met = not self._client_met, True
+        return first and self._engine_context.meets_clients
 
-    def note_client(self, name: str | None, *, offers_session: bool) -> None:
-        """What the client asks for."""
+    def begin_to_choose(self, name: str | None, *, offers_session: bool) -> None:
+        """What the client asks for; the context may be changed until :meth:`answer`."""
         self._server_hostname = name
         self._offers_session = offers_session
+        self._chooses = True
 
     def answer(self) -> None:
         """Have the context that is set now answer the client."""
-        self._client_met = True
+        self._chooses = False
         context = self._association.context
         self._engine_context = context._engine()  # noqa: SLF001 - the engine's own translation of the settings
         self._limits_messages_to_mtu = context.limits_messages_to_mtu
@@ -334,7 +338,7 @@ class OpenSSLConnection(Connection):
         return chain if own is None else [own, *chain]
 
     def verified_chain(self) -> list[bytes]:
-        return [] if self.context.trusts_otherwise else binding.verified_chain(self._ssl)
+        return [] if self._association.trust.decides else binding.verified_chain(self._ssl)
 
     # --- the handshake -------------------------------------------------------------------------------------------
 

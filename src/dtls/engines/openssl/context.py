@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from dtls.errors import SSL_ERROR_SSL, SSLError
 
 from . import binding, binding_callbacks, binding_sessions
-from .association import Association, check_psk
+from .association import Association, Trust, check_psk
 from .ciphers import STRONG_SIGNATURES, cipher_list, described, lowers_level, missing_suites
 from .errors import configuration_error
 
@@ -45,6 +45,7 @@ class EngineContext:
         """By what tells their SSLs apart."""
         self._callbacks: list[object] = []
         self._lock = threading.Lock()
+        self._trust = Trust(context.pinned_fingerprints, context.trust_callback)
         self._trust_digest = b"" if server_side else context.trust_digest()
         self._resumes = server_side and (context.session_tickets or context.session_cache)
         self.meets_clients = self._resumes or context.sni_callback is not None
@@ -129,7 +130,7 @@ class EngineContext:
     def _verify(self, context: Context) -> None:
         handle = self._handle
         judge = None
-        if context.trusts_otherwise:
+        if self._trust.decides:
             judge = binding_callbacks.judge_certificates(
                 lambda ssl, certificate, fault: self._associations[ssl].judge(certificate, fault)
             )
@@ -179,7 +180,7 @@ class EngineContext:
     def _staple(self, context: Context) -> None:
         """OCSP responses: shown by servers, judged by clients."""
         self._asks_for_status = context.ocsp_client_callback is not None
-        if self.server_side:
+        if self.server_side and context.ocsp_response is not None:
             said = weakref.ref(context)  # which holds this engine context
 
             def find() -> bytes | None:
@@ -218,20 +219,17 @@ class EngineContext:
 
         :param server_hostname: on servers: what the client asks for.
         """
-        with self._lock:
-            if self._resumes:
-                # RFC 6066, 3: a session is not resumed under another name.
-                group = hashlib.sha256(repr(server_hostname).encode()).digest()
+        if self._resumes:
+            # RFC 6066, 3: a session is not resumed under another name.
+            group = hashlib.sha256(repr(server_hostname).encode()).digest()
+            with self._lock:
                 binding_sessions.name_session_group(self._handle, group)
-            ssl = binding.new_ssl(
-                self._handle,
-                incoming,
-                outgoing,
-                server_side=self.server_side,
-                mtu=HANDSHAKE_MTU,
-                last=binding_sessions.keep_session if self._resumes else None,
-            )
-        self._associations[binding_callbacks.address_of(ssl)] = association
+                ssl = self._bare_ssl(incoming, outgoing, last=binding_sessions.keep_session)
+        else:
+            ssl = self._bare_ssl(incoming, outgoing)
+        association.trust = self._trust
+        if self._callbacks:
+            self._associations[binding_callbacks.address_of(ssl)] = association
         if server_hostname is not None and not self.server_side:
             _name_the_server(ssl, server_hostname, check=association.context.check_hostname)
         if self._asks_for_status:
@@ -273,9 +271,16 @@ class EngineContext:
         return [described(suites[name]) for name in binding.cipher_names(ssl)]
 
     def _scratch(self) -> binding.Handle:
-        incoming, outgoing = binding.new_memory_bio(), binding.new_memory_bio()
+        return self._bare_ssl(binding.new_memory_bio(), binding.new_memory_bio())
+
+    def _bare_ssl(
+        self,
+        incoming: binding.Handle,
+        outgoing: binding.Handle,
+        last: Callable[[binding.Handle], None] | None = None,
+    ) -> binding.Handle:
         return binding.new_ssl(
-            self._handle, incoming, outgoing, server_side=self.server_side, mtu=HANDSHAKE_MTU
+            self._handle, incoming, outgoing, server_side=self.server_side, mtu=HANDSHAKE_MTU, last=last
         )
 
 
