@@ -1,6 +1,7 @@
 """OpenSSL as the ``cryptography`` package binds it: the only file that names one of its symbols, but for its sisters.
 
-Callbacks stand in ``binding_callbacks.py``, sessions and what is exported in ``binding_sessions.py``.
+Callbacks stand in ``binding_callbacks.py``, sessions and what is exported in ``binding_sessions.py``, what is known of
+cipher suites in ``binding_suites.py``.
 
 These bindings are what pyOpenSSL stands on, and no public interface. So everything needed is looked up once, at
 import, and what is missing is an :exc:`ImportError` that names it. Handles are opaque; whoever makes one with
@@ -53,7 +54,7 @@ X509_STORE_CTX_new X509_STORE_add_cert X509_STORE_free X509_STORE_load_locations
 X509_VERIFY_PARAM_set1_host X509_VERIFY_PARAM_set1_ip X509_VERIFY_PARAM_set_flags
 X509_VERIFY_PARAM_set_hostflags X509_free X509_verify_cert X509_verify_cert_error_string
 d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_new_null sk_X509_num sk_X509_push
-sk_X509_value SSL_CIPHER_find
+sk_X509_value
 """
 
 
@@ -116,7 +117,8 @@ class QueuedError(NamedTuple):
     text: str
 
 
-def _c_text(pointer: Any) -> str:
+def c_text(pointer: Any) -> str:
+    """A C string as text; empty for NULL."""
     return "" if pointer == ffi.NULL else str(ffi.string(pointer).decode("utf-8", "replace"))
 
 
@@ -124,8 +126,8 @@ def take_errors() -> list[QueuedError]:
     """What stands in this thread's error queue, oldest first; the queue is empty afterwards."""
     errors = []
     while code := lib.ERR_get_error():
-        text = _c_text(lib.ERR_reason_error_string(code))
-        library = _c_text(lib.ERR_lib_error_string(code))
+        text = c_text(lib.ERR_reason_error_string(code))
+        library = c_text(lib.ERR_lib_error_string(code))
         library = library.removesuffix(" routines").upper().replace(" ", "_")
         reason = text.upper().replace(" ", "_") if text else f"CODE_{code:X}"
         errors.append(QueuedError(int(code), library, reason, text))
@@ -154,7 +156,7 @@ def _require(result: Any) -> Any:
 
 def version() -> tuple[int, str]:
     """OpenSSL's version as a number (``OPENSSL_VERSION_NUMBER``) and as text."""
-    return int(lib.OpenSSL_version_num()), _c_text(lib.OpenSSL_version(0))
+    return int(lib.OpenSSL_version_num()), c_text(lib.OpenSSL_version(0))
 
 
 # --- certificates and keys ---------------------------------------------------------------------------------------
@@ -284,7 +286,7 @@ def observe(context: Handle, observer: Callable[[str, int, int], object]) -> obj
 
     @ffi.callback("void(SSL *, int, int)")  # type: ignore[untyped-decorator]
     def callback(ssl: Any, where: int, result: int) -> None:
-        observer(_c_text(lib.SSL_state_string_long(ssl)), where, result)
+        observer(c_text(lib.SSL_state_string_long(ssl)), where, result)
 
     lib.SSL_CTX_set_info_callback(context, callback)
     return callback
@@ -299,7 +301,7 @@ def curve_name(number: int) -> str:
     """OpenSSL's short name of an object, by its NID; empty if it is not known."""
     name = lib.OBJ_nid2sn(number)
     clear_errors()
-    return _c_text(name)
+    return c_text(name)
 
 
 def curves() -> list[int]:
@@ -550,7 +552,7 @@ def read_all(bio: Handle) -> bytes:
 
 def awaits_finished(ssl: Handle) -> bool:
     """Whether the peer's ChangeCipherSpec was the last thing that OpenSSL took, so that its Finished comes next."""
-    return "read change cipher spec" in _c_text(lib.SSL_state_string_long(ssl))
+    return "read change cipher spec" in c_text(lib.SSL_state_string_long(ssl))
 
 
 def negotiated_version(ssl: Handle) -> int:
@@ -560,7 +562,7 @@ def negotiated_version(ssl: Handle) -> int:
 
 def version_name(ssl: Handle) -> str:
     """``"DTLSv1"`` or ``"DTLSv1.2"``."""
-    return _c_text(lib.SSL_get_version(ssl))
+    return c_text(lib.SSL_get_version(ssl))
 
 
 def current_cipher(ssl: Handle) -> tuple[str, str, int] | None:
@@ -569,40 +571,15 @@ def current_cipher(ssl: Handle) -> tuple[str, str, int] | None:
     if cipher == ffi.NULL:
         return None
     bits = int(lib.SSL_CIPHER_get_bits(cipher, ffi.NULL))
-    return _c_text(lib.SSL_CIPHER_get_name(cipher)), _c_text(lib.SSL_CIPHER_get_version(cipher)), bits
+    return c_text(lib.SSL_CIPHER_get_name(cipher)), c_text(lib.SSL_CIPHER_get_version(cipher)), bits
 
 
 def cipher_names(ssl: Handle) -> list[str]:
     """The suites that this SSL is ready to use, by preference; not those of TLS 1.3, which OpenSSL lists as well."""
     names: list[str] = []
     while (name := lib.SSL_get_cipher_list(ssl, len(names))) != ffi.NULL:
-        names.append(_c_text(name))
+        names.append(c_text(name))
     return [name for name in names if not name.startswith("TLS_")]
-
-
-class Suite(NamedTuple):
-    """A cipher suite as OpenSSL describes it."""
-
-    number: int
-    name: str
-    protocol: str
-    strength_bits: int
-    algorithm_bits: int
-
-
-def suites(ssl: Handle) -> dict[str, Suite]:
-    """All suites that OpenSSL knows, by name. It is asked for the numbers one by one: no other way is bound."""
-    found: dict[str, Suite] = {}
-    bits = ffi.new("int *")
-    for high in (0x00, 0xC0, 0xCC):
-        for low in range(256):
-            cipher = lib.SSL_CIPHER_find(ssl, bytes((high, low)))
-            if cipher != ffi.NULL:
-                name = _c_text(lib.SSL_CIPHER_get_name(cipher))
-                strength = int(lib.SSL_CIPHER_get_bits(cipher, bits))
-                protocol = _c_text(lib.SSL_CIPHER_get_version(cipher))
-                found[name] = Suite(high << 8 | low, name, protocol, strength, int(bits[0]))
-    return found
 
 
 def group_name(ssl: Handle) -> str | None:
@@ -610,7 +587,7 @@ def group_name(ssl: Handle) -> str | None:
     if not hasattr(lib, "SSL_get0_group_name"):
         message = "the key-exchange group is known with cryptography 46 and later only"
         raise NotImplementedError(message)
-    return _c_text(lib.SSL_get0_group_name(ssl)) or None
+    return c_text(lib.SSL_get0_group_name(ssl)) or None
 
 
 def selected_alpn(ssl: Handle) -> bytes | None:
@@ -649,4 +626,4 @@ def verified_chain(ssl: Handle) -> list[bytes]:
 def verify_result(ssl: Handle) -> tuple[int, str]:
     """The outcome of path validation: X509_V_ERR_* (0 is success) and its words."""
     code = int(lib.SSL_get_verify_result(ssl))
-    return code, _c_text(lib.X509_verify_cert_error_string(code))
+    return code, c_text(lib.X509_verify_cert_error_string(code))

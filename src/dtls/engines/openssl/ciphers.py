@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dtls.context import Context
 
-    from .binding import Suite
+    from .binding_suites import Suite
 
 PSK_CIPHERS = "kECDHEPSK+CHACHA20:kPSK+AESGCM:kPSK+CHACHA20:kPSK+AESCCM:!AESCCM8"
 """AEAD; with forward secrecy first, which OpenSSL has with ChaCha20-Poly1305 alone."""

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from dtls.errors import SSL_ERROR_SSL, SSLError
 
-from . import binding, binding_callbacks, binding_sessions
+from . import binding, binding_callbacks, binding_sessions, binding_suites
 from .association import Association, Trust, check_psk
 from .ciphers import STRONG_SIGNATURES, cipher_list, described, lowers_level, missing_suites
 from .errors import configuration_error
@@ -267,7 +267,7 @@ class EngineContext:
     def ciphers(self) -> list[dict[str, Any]]:
         """The same, described as the standard library does."""
         ssl = self._scratch()
-        suites = binding.suites(ssl)
+        suites = binding_suites.suites(ssl)
         return [described(suites[name]) for name in binding.cipher_names(ssl)]
 
     def _scratch(self) -> binding.Handle:
