@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -422,6 +423,15 @@ def test_only_clients_take_sessions(client: Context, server: Context, kind: str)
         client.connection(0.0, server_hostname="localhost", session=b"x")  # type: ignore[arg-type]
 
 
+def test_listening_sockets_take_no_session(client: Context, server: Context, kind: str) -> None:
+    session = made(client, resuming(server, kind))
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        pytest.raises(ValueError, match="client mode"),
+    ):
+        server.wrap_socket(sock, server_side=True, session=session)
+
+
 def test_ticket_keys_cannot_be_given_and_that_is_said(server: Context) -> None:
     with pytest.raises(NotImplementedError, match="SSL_CTX_set_tlsext_ticket_keys"):
         server.set_session_ticket_keys([b"k" * 48])
@@ -447,8 +457,6 @@ def test_sockets_resume(client: Context, server: Context, kind: str) -> None:
 
 
 def test_a_session_may_be_set_before_connecting(client: Context, server: Context, kind: str) -> None:
-    import socket  # noqa: PLC0415
-
     near, far = pair(client, resuming(server, kind))
     with near, far:
         session = near.session

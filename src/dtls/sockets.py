@@ -453,8 +453,8 @@ def wrap_socket(
     if server_side:
         from .servers import DTLSServerSocket  # noqa: PLC0415 - servers stand above sockets
 
-        if server_hostname is not None:
-            message = "server_hostname can only be specified in client mode"
+        if server_hostname is not None or session is not None:
+            message = "server_hostname and session can only be specified in client mode"
             raise ValueError(message)
         if not _is_connected(sock):
             return DTLSServerSocket(_take_over(sock), context)
