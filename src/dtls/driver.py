@@ -327,7 +327,8 @@ class Driver:
     def _advance(self, messages: int = 0) -> None:
         """As :meth:`advance`, with the lock held; nothing is handed on."""
         connection = self.connection
-        if connection.next_timeout() is not None:
+        at = connection.next_timeout()
+        if at is not None and at <= now():
             self.handle_timeout()
         before = connection.state
         for _ in range(MAX_READS):
@@ -450,7 +451,8 @@ class Driver:
 
     def _flush_quietly(self) -> None:
         """As far as the socket lets us; what is lost is repeated by its timer."""
-        self._send_unsent()
+        if self._unsent:
+            self._send_unsent()
         try:
             self._flush()
         except OSError as error:

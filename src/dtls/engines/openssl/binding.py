@@ -487,15 +487,15 @@ def shutdown(ssl: Handle) -> None:
 
 def read_all(bio: Handle) -> bytes:
     """Everything that waits in a memory BIO."""
-    parts = []
+    output = b""
     while (count := bio_read(bio, buffer.pointer, _BUFFER_LENGTH)) > 0:
-        parts.append(bytes(buffer.view[:count]))
-    return b"".join(parts)
+        output += buffer.view[:count]
+    return output
 
 
 def awaits_finished(ssl: Handle) -> bool:
     """Whether the peer's ChangeCipherSpec was the last thing that OpenSSL took, so that its Finished comes next."""
-    return "read change cipher spec" in _c_text(lib.SSL_state_string_long(ssl))
+    return b"read change cipher spec" in ffi.string(lib.SSL_state_string_long(ssl))
 
 
 def negotiated_version(ssl: Handle) -> int:
