@@ -33,7 +33,7 @@ from dtls.wire import (
 )
 
 from . import binding
-from .binding import bio_read, bio_write, clear_errors, ssl_read, ssl_write
+from .binding import BUFFER_LENGTH, bio_read, bio_write, clear_errors, ssl_read, ssl_write, unpack
 from .binding import buffer as thread_buffer
 from .errors import ssl_error
 from .handshake import Handshake, shortest_protected_content
@@ -125,11 +125,12 @@ class OpenSSLConnection(Connection):
             ):
                 clear_errors()
                 bio_write(self._incoming, datagram, len(datagram))
-                count = ssl_read(self._ssl, thread_buffer.pointer, 65536)
+                pointer = thread_buffer.pointer
+                count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
                 if count > 0:
                     if self._flight.is_held:
                         self._flight.clear()
-                    return bytes(thread_buffer.view[:count])
+                    return unpack(pointer, count)
                 return self._after_fruitless_read(count, now)
         if self._gate is not None:
             return self._ask_gate(self._gate, datagram, now)
@@ -166,11 +167,11 @@ class OpenSSLConnection(Connection):
         length = len(data)
         if not 0 < length <= self._max_message_size:
             raise self._wrong_length(length)
-        clear_errors()
+        # The queue of errors is not cleared: nothing depends on what stands there but the words of an exception.
         if ssl_write(self._ssl, data, length) <= 0:
             raise ssl_error(binding.take_errors(), "OpenSSL did not take the message")
-        count = bio_read(self._outgoing, thread_buffer.pointer, 65536)
-        return bytes(thread_buffer.view[:count])
+        pointer = thread_buffer.pointer
+        return unpack(pointer, bio_read(self._outgoing, pointer, BUFFER_LENGTH))
 
     def datagrams_to_send(self, now: float) -> list[bytes]:  # noqa: ARG002 - the seam gives it
         datagrams = self._outbox[:]
@@ -288,14 +289,15 @@ class OpenSSLConnection(Connection):
         raw = build_record(*record)
         clear_errors()
         bio_write(self._incoming, raw, len(raw))
-        count = ssl_read(self._ssl, thread_buffer.pointer, 65536)
+        pointer = thread_buffer.pointer
+        count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
         if count <= 0:
             return self._after_fruitless_read(count, now)
         if self.state is not _ESTABLISHED:
             self.statistics["dropped_after_close"] += 1
             return []
         self._flight.clear()
-        return [DataReceived(bytes(thread_buffer.view[:count]))]
+        return [DataReceived(unpack(pointer, count))]
 
     def _is_plausible(self, record: Record, now: float) -> bool:
         """Whether OpenSSL may see a protected record."""

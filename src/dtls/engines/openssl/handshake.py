@@ -193,18 +193,15 @@ class Handshake:
         if parts:
             self._made_progress()
             self._write(b"".join(parts))
-            self._step(now)
-            self._go_on(now)
+            if self._step(now):
+                self._go_on(now)
         return at
 
     def _go_on(self, now: float) -> None:
         """OpenSSL has taken a message in: offer it a ChangeCipherSpec that waits, and messages complete by now."""
-        while not self.over:
-            self._try_change_cipher_spec(now)
-            message = None if self.over else self._reassembler.next_message()
-            if message is None:
-                return
-            self._feed_message(message, now)
+        goes_on = self._try_change_cipher_spec(now)
+        while goes_on and (message := self._reassembler.next_message()) is not None:
+            goes_on = self._feed_message(message, now) and self._try_change_cipher_spec(now)
 
     def receive(self, record: Record, now: float) -> None:
         """Take in a record of the peer, or of somebody who pretends to be."""
@@ -256,22 +253,22 @@ class Handshake:
                 if error.reason == "old_message" and fragment.message_sequence == self._flight.answers:
                     self._answer_repeat(now)
         message = self._reassembler.next_message()
-        if message is not None:
-            self._feed_message(message, now)
+        if message is not None and self._feed_message(message, now):
             self._go_on(now)
 
-    def _feed_message(self, message: Message, now: float) -> None:
+    def _feed_message(self, message: Message, now: float) -> bool:
+        """Give OpenSSL a message; whether the handshake goes on."""
         self._made_progress()
         if message.message_type == HandshakeType.HELLO_VERIFY_REQUEST:
             self._verify_requests += 1
             if self._verify_requests > MAX_HELLO_VERIFY_REQUESTS:
                 text = "the server asks for a cookie again and again (HelloVerifyRequest loop)"
                 self._fail(SSLError(SSL_ERROR_SSL, text, reason="COOKIE_MISMATCH"))
-                return
+                return False
             # What came before our answer is no answer to it: a flight meant for our predecessor on this port, say.
             self._reassembler = Reassembler(server_side=False, next_sequence=self._reassembler.next_sequence)
         self._write_message(message)
-        self._step(now)
+        return self._step(now)
 
     def _write_message(self, message: Message) -> None:
         """A whole message for OpenSSL, in records with numbers of our own: a stranger's would upset its window."""
@@ -296,15 +293,18 @@ class Handshake:
     def _write(self, raw: bytes) -> None:
         binding.bio_write(self._incoming, raw, len(raw))
 
-    def _try_change_cipher_spec(self, now: float) -> None:
-        """Offer OpenSSL the ChangeCipherSpec if one was seen; it passes over one that is too early."""
+    def _try_change_cipher_spec(self, now: float) -> bool:
+        """Offer OpenSSL the ChangeCipherSpec if one was seen; whether the handshake goes on.
+
+        OpenSSL passes over one that is too early.
+        """
         if not self._change_cipher_spec_seen or self._reads_protected or not self._flight.is_held:
-            return
+            return True
         self._record_version = binding.negotiated_version(self._ssl)
         self._write(self._numbered(_CHANGE_CIPHER_SPEC, self._record_version, b"\x01"))
-        self._step(now)
-        if self.over or not binding.awaits_finished(self._ssl):
-            return
+        goes_on = self._step(now)
+        if not goes_on or not binding.awaits_finished(self._ssl):
+            return goes_on
         self._reads_protected = True
         self._made_progress()
         self.cipher = binding.current_cipher(self._ssl)
@@ -312,17 +312,19 @@ class Handshake:
         waiting = list(self._early_records)
         self._early_records.clear()
         for record in waiting:
-            if not self.over:
-                self._feed_protected(record, now)
+            goes_on = goes_on and self._feed_protected(record, now)
+        return goes_on
 
-    def _feed_protected(self, record: Record, now: float) -> None:
+    def _feed_protected(self, record: Record, now: float) -> bool:
+        """Give OpenSSL a protected record; whether the handshake goes on."""
         if not self._is_plausible(record):
             self._statistics["dropped_implausible_record"] += 1
-            return
+            return True
         self._write(build_record(*record))
-        self._step(now)
-        if not self.over:
+        goes_on = self._step(now)
+        if goes_on:
             self._statistics["dropped_unauthenticated"] += 1
+        return goes_on
 
     def _made_progress(self) -> None:
         """The peer goes on: an alert that somebody sent meanwhile was not its."""
@@ -385,8 +387,8 @@ class Handshake:
 
     # --- outwards ------------------------------------------------------------------------------------------------
 
-    def _step(self, now: float) -> None:
-        """Let OpenSSL go on with what it has, and send what it says."""
+    def _step(self, now: float) -> bool:
+        """Let OpenSSL go on with what it has, and send what it says; whether the handshake goes on."""
         outcome = binding.do_handshake(self._ssl)
         errors = binding.take_errors() if outcome == binding.SSL_ERROR_SSL else []
         self._collect_output(now)
@@ -394,6 +396,7 @@ class Handshake:
             self.over = True
         elif outcome not in (binding.SSL_ERROR_WANT_READ, binding.SSL_ERROR_WANT_WRITE):
             self._fail(self._explain_failure(errors))
+        return not self.over
 
     def _fail(self, error: SSLError) -> None:
         self.error = error
