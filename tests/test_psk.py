@@ -341,14 +341,12 @@ def test_an_identity_with_nul_is_refused_on_both_sides(
     # A client of another engine may well say such a thing; OpenSSL would cut it and find sensor 1's key.
     from dtls.engines.openssl.association import Association  # noqa: PLC0415
 
-    foresee = Association.foresee
+    def note_with_nul(self: Association, body: bytes) -> None:
+        assert body.endswith(b"sensor 1")
+        self._offered_identity = b"sensor 1\0x"
 
-    def foresee_with_nul(self: Association, message: Any) -> None:
-        foresee(self, message)
-        if message.message_type == 16:
-            self._offered_identity += b"\0x"
-
-    monkeypatch.setattr(Association, "foresee", foresee_with_nul)
+    client.set_ciphers("PSK-AES128-GCM-SHA256")
+    monkeypatch.setattr(Association, "note_key_exchange", note_with_nul)
     both = finish(client, server)
     assert "NUL" in str(refused(both, "server"))
     assert "UNKNOWN_PSK_IDENTITY" in refused(both, "client").reason

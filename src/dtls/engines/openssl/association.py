@@ -14,7 +14,6 @@ from dtls.errors import SSL_ERROR_SSL, SSLError
 from dtls.settings.pins import is_pinned
 from dtls.wire import (
     AlertDescription,
-    HandshakeType,
     WireError,
     parse_client_hello_untrusted,
     server_name_untrusted,
@@ -64,8 +63,6 @@ class Association:
         self.context = context
         self._connection = weakref.ref(connection)
         self.trust = Trust(None, None)
-        self.alert: int | None = None
-        """What is to be said to a client that is refused before OpenSSL has seen its ClientHello."""
         self.error: BaseException | None = None
         """What went wrong in a callback first."""
         self.psk_identity: bytes | None = None
@@ -73,28 +70,29 @@ class Association:
         self._judged: tuple[bytes, bool] | None = None
         """The certificate that was judged, and whether it is trusted."""
 
-    def foresee(self, message: Message) -> None:
-        """Look at a whole message of the peer before OpenSSL does."""
-        if message.message_type == HandshakeType.CLIENT_HELLO:
-            self._meet(message)
-        elif message.message_type == HandshakeType.CLIENT_KEY_EXCHANGE:
-            # With PSK it begins with the identity (RFC 4279, 2), which OpenSSL would cut at a NUL.
-            length = int.from_bytes(message.body[:2], "big")
-            self._offered_identity = message.body[2 : 2 + length]
+    def note_key_exchange(self, body: bytes) -> None:
+        """Look at a ClientKeyExchange before OpenSSL does.
 
-    def _meet(self, message: Message) -> None:
-        """Choose who answers a ClientHello, by the name that it asks for (RFC 6066, 3)."""
+        With PSK it begins with the identity (RFC 4279, 2), which OpenSSL would cut at a NUL.
+        """
+        length = int.from_bytes(body[:2], "big")
+        self._offered_identity = body[2 : 2 + length]
+
+    def meet(self, message: Message) -> int | None:
+        """Choose who answers a ClientHello, by the name that it asks for (RFC 6066, 3).
+
+        The alert for a client that is refused; ``error`` says why.
+        """
         connection = self._connection()
         if connection is None or not connection.meets_client():
-            return
+            return None
         try:
             hello = parse_client_hello_untrusted(message.body)
             wire_name = server_name_untrusted(hello)
         except WireError:
             # Were OpenSSL less strict, such a client would get past sni_callback.
-            self.alert = AlertDescription.DECODE_ERROR
             self._fail(SSLError(SSL_ERROR_SSL, "the ClientHello is malformed", reason="BAD_EXTENSION"))
-            return
+            return AlertDescription.DECODE_ERROR
         name = None if wire_name is None else wire_name.decode("utf-8", "surrogateescape")
         connection.begin_to_choose(name, offers_session=bool(hello.session_id))
         callback = self.context.sni_callback
@@ -102,15 +100,14 @@ class Association:
             asked = self.context
             alert = self.run("sni_callback", lambda: _alert(callback(connection, name, asked)))
             if self.error is None and alert is not None:
-                self.alert = alert
                 known = alert in AlertDescription.__members__.values()
                 reason = AlertDescription(alert).name if known else f"ALERT_{alert}"
                 text = f"sni_callback refuses a client that asks for {name!r} (alert {reason.lower()})"
                 self._fail(SSLError(SSL_ERROR_SSL, text, reason=reason))
+                return alert
         if self.error is None:
             self.run("the context chosen by sni_callback", connection.answer)
-        if self.error is not None and self.alert is None:
-            self.alert = AlertDescription.INTERNAL_ERROR
+        return None if self.error is None else AlertDescription.INTERNAL_ERROR
 
     def run(self, doing: str, answer: Callable[[], Answer]) -> Answer | None:
         """``answer()``, or ``None`` if it raises: then that is how the handshake ends."""
