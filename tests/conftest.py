@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,8 @@ import pytest
 import dtls
 from dtls.certificates import CertificateAuthority, IssuedCertificate
 from dtls.context import PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERVER, Context
+
+from .peers.programs import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,25 @@ def server_certificate(ca: CertificateAuthority) -> IssuedCertificate:
 def client_certificate(ca: CertificateAuthority) -> IssuedCertificate:
     """A certificate for a client."""
     return ca.issue("a client", client=True)
+
+
+@pytest.fixture(scope="session")
+def long_chain_ca() -> CertificateAuthority:
+    return CertificateAuthority("a root", key_type="rsa")
+
+
+@pytest.fixture(scope="session")
+def lower_ca(long_chain_ca: CertificateAuthority) -> CertificateAuthority:
+    """An authority two steps below the root, RSA as all above it."""
+    return long_chain_ca.intermediate("upper", key_type="rsa").intermediate("lower", key_type="rsa")
+
+
+@pytest.fixture(scope="session")
+def long_chain(lower_ca: CertificateAuthority) -> IssuedCertificate:
+    """A chain of three RSA certificates, which does not fit one datagram."""
+    issued = lower_ca.issue("localhost", key_type="rsa")
+    assert sum(len(entry.tbs_certificate_bytes) for entry in (issued.certificate, *issued.chain)) > 1500
+    return issued
 
 
 @pytest.fixture
@@ -69,8 +89,5 @@ def openssl() -> str:
     """The path of the ``openssl`` program, a peer that somebody else wrote."""
     path = shutil.which("openssl")
     if path is None:
-        reason = "the openssl program is not on PATH"
-        if os.environ.get("DTLS_REQUIRE_PEERS") == "1":
-            pytest.fail(f"{reason}, and DTLS_REQUIRE_PEERS=1 asks for it")
-        pytest.skip(reason)
+        missing("the openssl program is not on PATH")
     return path

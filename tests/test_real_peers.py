@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import select
-import subprocess
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,63 +10,19 @@ import pytest
 
 import dtls
 from dtls import SSLCertVerificationError, SSLError
-from dtls.certificates import CertificateAuthority
 from dtls.sockets import create_connection
 
 from .loopback import HOSTS, PATIENCE, EchoServer, Worker, relay
+from .peers.programs import Program, assert_client_is_served, assert_server_talks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from typing_extensions import Self
-
-    from dtls.certificates import IssuedCertificate
+    from dtls.certificates import CertificateAuthority, IssuedCertificate
     from dtls.context import Context
 
 EVERYTHING = "ALL:@SECLEVEL=0"
-
-
-class Program:
-    """A running ``openssl s_client`` or ``s_server``, its standard streams at hand."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.output = b""
-        self._process = subprocess.Popen(
-            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-
-    def write(self, text: str) -> None:
-        """A line on its standard input, which it sends as a message."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(text.encode() + b"\n")
-        self._process.stdin.flush()
-
-    def expect(self, pattern: str, timeout: float = PATIENCE) -> re.Match[bytes]:
-        """Wait for what is to appear on its standard output."""
-        assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
-        deadline = time.monotonic() + timeout
-        while not (found := re.search(pattern.encode(), self.output)):
-            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, f"no {pattern!r} within {timeout:g} s, but {self.output!r}"
-            more = os.read(descriptor, 65536)
-            assert more, f"ended without {pattern!r}, but with {self.output!r}"
-            self.output += more
-        return found
-
-    def wait(self) -> int:
-        """Let it go on to its end by itself; its exit status."""
-        self.output += self._process.communicate(timeout=PATIENCE)[0]
-        return self._process.returncode
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.communicate(timeout=PATIENCE)
 
 
 @dataclass
@@ -83,20 +34,6 @@ class Files:
     client: str
     long_chain: str
     long_chain_ca: str
-
-
-@pytest.fixture(scope="module")
-def long_chain_ca() -> CertificateAuthority:
-    return CertificateAuthority("a root", key_type="rsa")
-
-
-@pytest.fixture(scope="module")
-def long_chain(long_chain_ca: CertificateAuthority) -> IssuedCertificate:
-    """A chain of three RSA certificates, which does not fit one datagram."""
-    middle = long_chain_ca.intermediate("upper", key_type="rsa").intermediate("lower", key_type="rsa")
-    issued = middle.issue("localhost", key_type="rsa")
-    assert sum(len(entry.tbs_certificate_bytes) for entry in (issued.certificate, *issued.chain)) > 1500
-    return issued
 
 
 @pytest.fixture(scope="module")
@@ -158,21 +95,6 @@ class Peers:
 @pytest.fixture(scope="module")
 def peers(openssl: str, files: Files) -> Peers:
     return Peers(openssl, files)
-
-
-def assert_client_is_served(program: Program) -> None:
-    """The program's messages come back to it."""
-    for text in ("hello", "and again"):
-        program.write(text)
-        program.expect(text)
-
-
-def assert_server_talks(program: Program, sock: dtls.DTLSSocket) -> None:
-    """Messages go to the program and come from it."""
-    sock.send(b"hello from the client\n")
-    program.expect("hello from the client")
-    program.write("hello from the server")
-    assert sock.recv() == b"hello from the server\n"
 
 
 def connect(client: Context, address: tuple[str, int]) -> dtls.DTLSSocket:

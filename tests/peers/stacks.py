@@ -1,0 +1,249 @@
+"""The stacks of others, each with a client and a server that are started alike."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from tests.loopback import wait_for
+
+from .build import built
+from .programs import Program, missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """The files with a certificate, what leads from it to the root, and its key."""
+
+    certificate: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a peer is told."""
+
+    ca: str | None = None
+    """Whom it trusts; a server with it requires a certificate."""
+    own: Credentials | None = None
+    name: str = "localhost"
+    """What a client asks for and verifies."""
+    mtu: int | None = None
+    alpn: str | None = None
+    psk_identity: str | None = None
+    psk_key: bytes = b""
+    ciphers: str | None = None
+    """In the stack's own notation; a priority string for GnuTLS."""
+    resume: bool = False
+    """Whether a client connects twice, the second time with the session of the first."""
+
+
+class View(NamedTuple):
+    """What a peer says about an association."""
+
+    suite: str
+    """In capital letters and digits, since notations differ; empty if the peer does not tell."""
+    peer: str
+    """The common name of the other side; empty if it sent no certificate."""
+    alpn: str
+    resumed: bool
+
+
+def plain_suite(name: str) -> str:
+    """A suite's name without what differs between OpenSSL's notation and that of the RFCs."""
+    return re.sub(r"TLS|WITH|[^A-Z0-9]", "", name)
+
+
+class Stack(ABC):
+    """What a test may do with a stack."""
+
+    name: ClassVar[str]
+    refused: ClassVar[str]
+    """What its client or its server prints (a pattern) when a handshake has failed."""
+    closed: ClassVar[str]
+    """What its client prints when the other side has closed."""
+    has_mtu: ClassVar[bool] = True
+    hello_mtu: ClassVar[int | None] = None
+    """The MTU at which its client cuts the ClientHello with the cookie in two. ``None`` if it never does."""
+    reassembles_hello: ClassVar[bool] = True
+    """Whether its server takes a ClientHello in fragments."""
+    refuses_silently: ClassVar[bool] = False
+    """Whether its server, if a certificate is wanted and none comes, just stops, without an alert."""
+    refuses_by_crash: ClassVar[bool] = False
+    """Whether its server dies of a certificate that it does not trust."""
+    server_speaks: ClassVar[bool] = True
+    """Whether its server sends what it reads on its standard input, and closes at the end; it echoes otherwise."""
+
+    @abstractmethod
+    def client(self, address: tuple[str, int], options: Options) -> Program:
+        """Start its client."""
+
+    @abstractmethod
+    def server(self, options: Options) -> contextlib.AbstractContextManager[tuple[Program, tuple[str, int]]]:
+        """Its server, running, and where."""
+
+    @abstractmethod
+    def view(self, program: Program) -> View | None:
+        """Wait until the handshake is complete; what the program says of it. ``None`` if it says nothing."""
+
+
+class OwnProgram(Stack):
+    """A stack with a program of ours, see ``peer.h``."""
+
+    refused = "FAILED"
+    closed = "CLOSED"
+
+    def __init__(self, root: Path) -> None:
+        self._command = built(self.name, root)
+
+    def client(self, address: tuple[str, int], options: Options) -> Program:
+        host, port = address
+        where = ("--host", host, "--port", str(port), "--name", options.name)
+        return Program(*self._command, "client", *where, *self._arguments(options))
+
+    @contextlib.contextmanager
+    def server(self, options: Options) -> Iterator[tuple[Program, tuple[str, int]]]:
+        with Program(*self._command, "server", *self._arguments(options)) as program:
+            yield program, ("127.0.0.1", int(program.expect(r"LISTENING (\d+)\r?\n").group(1)))
+
+    @staticmethod
+    def _arguments(options: Options) -> list[str]:
+        given = {
+            "ca": options.ca,
+            "cert": options.own and options.own.certificate,
+            "key": options.own and options.own.key,
+            "mtu": options.mtu and str(options.mtu),
+            "alpn": options.alpn,
+            "ciphers": options.ciphers,
+            "psk-identity": options.psk_identity,
+            "psk-key": options.psk_key.hex() or None,
+        }
+        arguments = [word for name, value in given.items() if value for word in (f"--{name}", value)]
+        return [*arguments, "--resume"] if options.resume else arguments
+
+    def view(self, program: Program) -> View:
+        found = program.expect(
+            r"ESTABLISHED DTLSv1.2 suite=(\S*) peer=(?:CN=)?(.*) alpn=(\S*) resumed=([01])\r?\n"
+        )
+        suite, peer, alpn, resumed = (group.decode() for group in found.groups())
+        return View(plain_suite(suite), peer, alpn, resumed == "1")
+
+
+class MbedTLS(OwnProgram):
+    """Mbed TLS 2.28."""
+
+    name = "mbedtls"
+    reassembles_hello = False
+    refuses_silently = True
+
+
+class WolfSSL(OwnProgram):
+    """wolfSSL 5.5, as Debian builds it: without ``WOLFSSL_DTLS_MTU``."""
+
+    name = "wolfssl"
+    has_mtu = False
+    reassembles_hello = False
+    refuses_silently = True
+
+
+class Pion(OwnProgram):
+    """pion/dtls 2.2."""
+
+    name = "pion"
+    hello_mtu = 128
+
+
+class JSSE(OwnProgram):
+    """JSSE of the JDK."""
+
+    name = "jsse"
+    hello_mtu = 256
+
+
+class GnuTLS(Stack):
+    """``gnutls-cli`` and ``gnutls-serv``. The server listens on all addresses, since it cannot be told otherwise."""
+
+    name = "gnutls"
+    refused = "Fatal error|Error in handshake"
+    closed = "Peer has closed the GnuTLS connection"
+    hello_mtu = 256
+    refuses_silently = True
+    refuses_by_crash = True
+    server_speaks = False
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        for program in ("gnutls-cli", "gnutls-serv"):
+            if shutil.which(program) is None:
+                missing(f"{program} is not installed")
+
+    def client(self, address: tuple[str, int], options: Options) -> Program:
+        host, port = address
+        names = ("--sni-hostname", options.name, "--verify-hostname", options.name)
+        psk = ("--pskusername", options.psk_identity, "--pskkey", options.psk_key.hex())
+        return Program(
+            "gnutls-cli", "--udp", "--port", str(port), *names, *self._arguments(options),
+            *(psk if options.psk_identity else ()), *(["--resume"] if options.resume else ()), host,
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def server(self, options: Options) -> Iterator[tuple[Program, tuple[str, int]]]:
+        # Quiet, because it would fill its standard output after a handshake that failed.
+        quiet = ("--echo", "--quiet", "--port", "0")
+        mutual = ("--require-client-cert", "--verify-client-cert") if options.ca else ()
+        psk = ("--pskpasswd", self._password_file(options)) if options.psk_identity else ()
+        with Program("gnutls-serv", "--udp", *quiet, *mutual, *psk, *self._arguments(options)) as program:
+            program.expect("listening on IPv4.*done")
+            yield program, ("127.0.0.1", wait_for(lambda: _udp_port_of(program.pid)))
+
+    def _password_file(self, options: Options) -> str:
+        with tempfile.NamedTemporaryFile("w", dir=self._root, prefix="psk", delete=False) as file:
+            file.write(f"{options.psk_identity}:{options.psk_key.hex()}\n")
+        return file.name
+
+    @staticmethod
+    def _arguments(options: Options) -> list[str]:
+        given = {
+            "x509cafile": options.ca,
+            "x509certfile": options.own and options.own.certificate,
+            "x509keyfile": options.own and options.own.key,
+            "mtu": options.mtu and str(options.mtu),
+            "alpn": options.alpn,
+            "priority": options.ciphers,
+        }
+        return [word for name, value in given.items() if value for word in (f"--{name}", value)]
+
+    def view(self, program: Program) -> View | None:
+        if b"Echo Server" in program.output:
+            return None
+        program.expect("Handshake was completed")
+        peer = program.expect(r"subject `CN=(.*?)'").group(1)
+        suite = program.expect(r"Description: \(DTLS1.2-.*?\)-\((.*?)-.*?\)-\((.*?)-.*?\)-\((.*?)\)")
+        return View(plain_suite(b"".join(suite.groups()).decode()), peer.decode(), "", resumed=False)
+
+
+def _udp_port_of(pid: int) -> int | None:
+    """The port of a process's UDP socket for IPv4: ``gnutls-serv`` does not say which it was given."""
+    sockets = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            sockets.add(str(entry.readlink()))
+    for line in Path("/proc/net/udp").read_text(encoding="ascii").splitlines()[1:]:
+        fields = line.split()
+        if f"socket:[{fields[9]}]" in sockets:
+            return int(fields[1].rpartition(":")[2], 16)
+    return None
+
+
+STACKS: dict[str, type[GnuTLS | OwnProgram]] = {
+    stack.name: stack for stack in (GnuTLS, MbedTLS, WolfSSL, Pion, JSSE)
+}
