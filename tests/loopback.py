@@ -200,3 +200,54 @@ def relay(server: Any, tap: Callable[[str, int, bytes], list[bytes]]) -> Iterato
         finally:
             waker.send(b"\0")
             worker.result()
+
+
+def handshake_only(tap: Any) -> Any:
+    """Count and lose datagrams of the handshake only: what carries messages nobody repeats."""
+    counts = {"client": 0, "server": 0}
+
+    def selecting(sender: str, index: int, datagram: bytes) -> list[bytes]:
+        if datagram[0] == 23:
+            return [datagram]
+        number = counts[sender]
+        counts[sender] += 1
+        result: list[bytes] = tap(sender, number, datagram)
+        return result
+
+    return selecting
+
+
+def recorded(talk: Callable[[Any], None]) -> dict[str, int]:
+    """How many datagrams each side sends when nothing is lost."""
+    counts = {"client": 0, "server": 0}
+
+    def count(sender: str, index: int, datagram: bytes) -> list[bytes]:
+        counts[sender] = index + 1
+        return [datagram]
+
+    talk(count)
+    return counts
+
+
+def lose_each(talk: Callable[[Any], None], *, spare_last_of: str | None = None) -> None:
+    """Run ``talk`` once for every datagram of a handshake, with that one lost, all at the same time.
+
+    :param spare_last_of: the side whose last datagram is not lost: ``"client"`` or ``"server"``.
+    """
+    counts = recorded(talk)
+    assert min(counts.values()) >= 3
+    workers = {}
+    for sender, count in counts.items():
+        for lost in range(count - (sender == spare_last_of)):
+
+            def lose(who: str, index: int, datagram: bytes, key: Any = (sender, lost)) -> list[bytes]:
+                return [] if (who, index) == key else [datagram]
+
+            workers[sender, lost] = Worker(talk, lose)
+    failures = {}
+    for key, worker in workers.items():
+        try:
+            worker.result()
+        except (AssertionError, OSError) as error:
+            failures[key] = error
+    assert not failures, (counts, failures)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,7 +17,7 @@ from dtls.certificates import CertificateAuthority
 from dtls.sockets import create_connection
 
 from .hellos import HelloFragments
-from .loopback import PATIENCE, EchoServer, relay
+from .loopback import PATIENCE, EchoServer, handshake_only, lose_each, relay
 from .peers.programs import Program, assert_client_is_served, assert_server_talks
 from .peers.stacks import STACKS, Credentials, Options, Stack, plain_suite
 
@@ -368,3 +368,34 @@ def test_it_serves_us_again(stack: Stack, files: Files, client: Context) -> None
             with connect(client, address) as sock:
                 assert_echoed(stack, program, sock)
             program.output = b""
+
+
+# --- a network that loses --------------------------------------------------------------------------------------------
+
+
+def test_its_client_gets_through_whichever_datagram_is_lost(
+    stack: Stack, files: Files, server: Context
+) -> None:
+    def talk(tap: Any) -> None:
+        with (
+            EchoServer(server) as echo,
+            relay(echo.address, handshake_only(tap)) as address,
+            stack.client(address, Options(ca=files.ca)) as program,
+        ):
+            assert_client_is_served(program)
+
+    lose_each(talk)
+
+
+def test_we_get_through_to_its_server_whichever_datagram_is_lost(
+    stack: Stack, files: Files, client: Context
+) -> None:
+    def talk(tap: Any) -> None:
+        with (
+            stack.server(Options(own=files.server)) as (program, server),
+            relay(server, handshake_only(tap)) as address,
+            connect(client, address) as sock,
+        ):
+            assert_echoed(stack, program, sock)
+
+    lose_each(talk, spare_last_of=None if stack.resends_last_flight else "server")

@@ -12,11 +12,11 @@ import dtls
 from dtls import SSLCertVerificationError, SSLError
 from dtls.sockets import create_connection
 
-from .loopback import HOSTS, PATIENCE, EchoServer, Worker, relay
+from .loopback import HOSTS, PATIENCE, EchoServer, handshake_only, lose_each, relay
 from .peers.programs import Program, assert_client_is_served, assert_server_talks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from dtls.certificates import CertificateAuthority, IssuedCertificate
@@ -252,54 +252,6 @@ def test_it_answers_our_close_notify(peers: Peers, client: Context, monkeypatch:
 
 
 # --- a network that loses --------------------------------------------------------------------------------------------
-
-
-def handshake_only(tap: Any) -> Any:
-    """Count and lose datagrams of the handshake only: what carries messages nobody repeats."""
-    counts = {"client": 0, "server": 0}
-
-    def selecting(sender: str, index: int, datagram: bytes) -> list[bytes]:
-        if datagram[0] == 23:
-            return [datagram]
-        number = counts[sender]
-        counts[sender] += 1
-        result: list[bytes] = tap(sender, number, datagram)
-        return result
-
-    return selecting
-
-
-def recorded(talk: Callable[[Any], None]) -> dict[str, int]:
-    """How many datagrams each side sends when nothing is lost."""
-    counts = {"client": 0, "server": 0}
-
-    def count(sender: str, index: int, datagram: bytes) -> list[bytes]:
-        counts[sender] = index + 1
-        return [datagram]
-
-    talk(count)
-    return counts
-
-
-def lose_each(talk: Callable[[Any], None]) -> None:
-    """Run ``talk`` once for every datagram of a handshake, with that one lost, all at the same time."""
-    counts = recorded(talk)
-    assert min(counts.values()) >= 3
-    workers = {}
-    for sender, count in counts.items():
-        for lost in range(count):
-
-            def lose(who: str, index: int, datagram: bytes, key: Any = (sender, lost)) -> list[bytes]:
-                return [] if (who, index) == key else [datagram]
-
-            workers[sender, lost] = Worker(talk, lose)
-    failures = {}
-    for key, worker in workers.items():
-        try:
-            worker.result()
-        except (AssertionError, OSError) as error:
-            failures[key] = error
-    assert not failures, (counts, failures)
 
 
 def test_its_client_gets_through_whichever_datagram_is_lost(peers: Peers, server: Context) -> None:

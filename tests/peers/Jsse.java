@@ -208,7 +208,8 @@ final class Jsse {
             while (shaking()) {
                 DatagramPacket packet = receive(TICK);
                 if (packet == null) {
-                    wrap(new byte[0]); // repeats the flight
+                    wrap(new byte[0]); // the first datagram of the flight once more
+                    goOn(); // the others
                 } else {
                     unwrap(ByteBuffer.wrap(packet.getData(), 0, packet.getLength()));
                 }

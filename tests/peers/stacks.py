@@ -76,6 +76,8 @@ class Stack(ABC):
     """The MTU at which its client cuts the ClientHello with the cookie in two. ``None`` if it never does."""
     reassembles_hello: ClassVar[bool] = True
     """Whether its server takes a ClientHello in fragments."""
+    resends_last_flight: ClassVar[bool] = True
+    """Whether its server sends its last flight again when the client repeats its own (RFC 6347, 4.2.4)."""
     refuses_silently: ClassVar[bool] = False
     """Whether its server, if a certificate is wanted and none comes, just stops, without an alert."""
     refuses_by_crash: ClassVar[bool] = False
@@ -152,6 +154,7 @@ class WolfSSL(OwnProgram):
     name = "wolfssl"
     has_mtu = False
     reassembles_hello = False
+    resends_last_flight = False
     refuses_silently = True
 
 
