@@ -16,6 +16,7 @@ import pytest
 
 from dtls.servers import create_server
 from dtls.sockets import DTLSSocket, create_connection
+from dtls.wire import ContentType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -203,11 +204,11 @@ def relay(server: Any, tap: Callable[[str, int, bytes], list[bytes]]) -> Iterato
 
 
 def handshake_only(tap: Any) -> Any:
-    """Count and lose datagrams of the handshake only: what carries messages nobody repeats."""
+    """Count and lose datagrams of the handshake only: messages and alerts nobody repeats."""
     counts = {"client": 0, "server": 0}
 
     def selecting(sender: str, index: int, datagram: bytes) -> list[bytes]:
-        if datagram[0] == 23:
+        if datagram[0] in {ContentType.ALERT, ContentType.APPLICATION_DATA}:
             return [datagram]
         number = counts[sender]
         counts[sender] += 1

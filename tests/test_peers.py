@@ -108,8 +108,10 @@ def assert_both_see_the_same(stack: Stack, program: Program, sock: dtls.DTLSSock
     ours = plain_suite(negotiated[0])
     assert ours.startswith("ECDHE")
     view = stack.view(program)
-    if view is not None:
-        assert view.peer == peer
+    if view is None:
+        return
+    assert view.peer == peer
+    if view.suite is not None:
         # OpenSSL leaves the hash of the ChaCha20 suites out, GnuTLS that of all.
         assert ours.startswith(view.suite) or (view.suite.startswith(ours) and "CHACHA20" in ours)
 
@@ -166,6 +168,15 @@ def test_its_client_refuses_a_server_that_is_not_the_one(
     with EchoServer(server) as echo, stack.client(echo.address, options) as program:
         program.expect(stack.refused)
         assert echo.sockets == []
+
+
+def test_its_client_and_we_agree_on_a_protocol(stack: Stack, files: Files, server: Context) -> None:
+    server.set_alpn_protocols(["other", "echo"])
+    options = Options(ca=files.ca, alpn="echo")
+    with EchoServer(server) as echo, stack.client(echo.address, options) as program:
+        assert_client_is_served(program)
+        assert echo.sockets[0].selected_alpn_protocol() == "echo"
+        assert (view := stack.view(program)) is None or view.alpn in {"echo", None}
 
 
 @pytest.mark.parametrize("mtu", [256, 512, 1350])
@@ -323,6 +334,15 @@ def test_its_server_takes_our_chain_in_fragments(
     with stack.server(options) as (program, address), connect(client, address) as sock:
         assert_both_see_the_same(stack, program, sock, "a client")
         assert_echoed(stack, program, sock)
+
+
+def test_its_server_and_we_agree_on_a_protocol(stack: Stack, files: Files, client: Context) -> None:
+    client.set_alpn_protocols(["other", "echo"])
+    options = Options(own=files.server, alpn="echo")
+    with stack.server(options) as (program, address), connect(client, address) as sock:
+        assert_echoed(stack, program, sock)
+        assert sock.selected_alpn_protocol() == "echo"
+        assert (view := stack.view(program)) is None or view.alpn in {"echo", None}
 
 
 @stacks_that(lambda stack: stack.reassembles_hello)

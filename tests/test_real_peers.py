@@ -12,6 +12,7 @@ import dtls
 from dtls import SSLCertVerificationError, SSLError
 from dtls.sockets import create_connection
 
+from .hellos import HelloFragments
 from .loopback import HOSTS, PATIENCE, EchoServer, handshake_only, lose_each, relay
 from .peers.programs import Program, assert_client_is_served, assert_server_talks
 
@@ -134,6 +135,21 @@ def test_its_client_takes_a_chain_longer_than_a_datagram(
         assert_client_is_served(program)
 
 
+@pytest.mark.parametrize("in_order", [True, False], ids=["in order", "in reverse"])
+def test_its_client_gets_in_with_a_hello_in_two_fragments(
+    peers: Peers, server: Context, in_order: bool
+) -> None:
+    fragments: set[int] = set()
+    with (
+        EchoServer(server) as echo,
+        relay(echo.address, HelloFragments(fragments, swap=not in_order)) as address,
+        peers.client(address, "-mtu", "256") as program,
+    ):
+        assert_client_is_served(program)
+        assert 1 in fragments
+        assert echo.listener.statistics["cookies_accepted"] == 1
+
+
 def test_its_client_may_speak_dtls_1_0(peers: Peers, server: Context) -> None:
     server.minimum_version = dtls.DTLSVersion.DTLSv1
     server.set_ciphers(EVERYTHING)
@@ -205,6 +221,20 @@ def test_we_take_a_chain_longer_than_a_datagram(
         assert len(sock.get_verified_chain()) == 4
         assert len(sock.get_unverified_chain()) >= 3
         assert_server_talks(program, sock)
+
+
+@pytest.mark.parametrize("options", [[], ["-mtu", "512"]], ids=["", "mtu 512"])
+def test_its_server_takes_our_hello_in_fragments(peers: Peers, client: Context, options: list[str]) -> None:
+    fragments: set[int] = set()
+    client.set_alpn_protocols(["a" * 250])
+    client.mtu = 256
+    with (
+        peers.server(*options) as (program, server),
+        relay(server, HelloFragments(fragments)) as address,
+        connect(client, address) as sock,
+    ):
+        assert_server_talks(program, sock)
+    assert fragments
 
 
 def test_its_server_may_speak_dtls_1_0(peers: Peers, client: Context) -> None:

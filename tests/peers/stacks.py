@@ -50,11 +50,12 @@ class Options:
 class View(NamedTuple):
     """What a peer says about an association."""
 
-    suite: str
-    """In capital letters and digits, since notations differ; empty if the peer does not tell."""
+    suite: str | None
+    """In capital letters and digits, since notations differ; ``None`` if the peer does not tell."""
     peer: str
     """The common name of the other side; empty if it sent no certificate."""
-    alpn: str
+    alpn: str | None
+    """The protocol, empty if there is none; ``None`` if the peer does not tell."""
     resumed: bool
 
 
@@ -137,7 +138,12 @@ class OwnProgram(Stack):
             r"ESTABLISHED DTLSv1.2 suite=(\S*) peer=(?:CN=)?(.*) alpn=(\S*) resumed=([01])\r?\n"
         )
         suite, peer, alpn, resumed = (group.decode() for group in found.groups())
-        return View(plain_suite(suite), peer, alpn, resumed == "1")
+        return View(
+            suite=None if suite == "?" else plain_suite(suite),
+            peer=peer,
+            alpn=None if alpn == "?" else alpn,
+            resumed=resumed == "1",
+        )
 
 
 class MbedTLS(OwnProgram):
@@ -228,10 +234,16 @@ class GnuTLS(Stack):
     def view(self, program: Program) -> View | None:
         if b"Echo Server" in program.output:
             return None
-        program.expect("Handshake was completed")
+        program.expect("Simple Client Mode")
         peer = program.expect(r"subject `CN=(.*?)'").group(1)
         suite = program.expect(r"Description: \(DTLS1.2-.*?\)-\((.*?)-.*?\)-\((.*?)-.*?\)-\((.*?)\)")
-        return View(plain_suite(b"".join(suite.groups()).decode()), peer.decode(), "", resumed=False)
+        protocol = re.search(rb"Application protocol: (\S+)", program.output)
+        return View(
+            suite=plain_suite(b"".join(suite.groups()).decode()),
+            peer=peer.decode(),
+            alpn=protocol.group(1).decode() if protocol else "",
+            resumed=b"This is a resumed session" in program.output,
+        )
 
 
 def _udp_port_of(pid: int) -> int | None:
