@@ -158,6 +158,13 @@ def test_its_client_may_speak_dtls_1_0(peers: Peers, server: Context) -> None:
         assert echo.sockets[0].version() == "DTLSv1"
 
 
+def test_its_client_and_we_agree_on_a_protocol(peers: Peers, server: Context) -> None:
+    server.set_alpn_protocols(["other", "echo"])
+    with EchoServer(server) as echo, peers.client(echo.address, "-alpn", "echo") as program:
+        assert_client_is_served(program)
+        assert echo.sockets[0].selected_alpn_protocol() == "echo"
+
+
 def test_its_client_shows_its_certificate(peers: Peers, server: Context, ca: CertificateAuthority) -> None:
     server.load_verify_locations(cadata=ca.certificate_pem)
     server.verify_mode = dtls.CERT_REQUIRED
@@ -246,6 +253,13 @@ def test_its_server_may_speak_dtls_1_0(peers: Peers, client: Context) -> None:
     ):
         assert sock.version() == "DTLSv1"
         assert_server_talks(program, sock)
+
+
+def test_its_server_and_we_agree_on_a_protocol(peers: Peers, client: Context) -> None:
+    client.set_alpn_protocols(["other", "echo"])
+    with peers.server("-alpn", "echo") as (program, address), connect(client, address) as sock:
+        assert_server_talks(program, sock)
+        assert sock.selected_alpn_protocol() == "echo"
 
 
 def test_we_show_our_certificate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import re
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ from .build import built
 from .programs import Program, missing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,20 @@ class Options:
     """Whether a client connects twice, the second time with the session of the first."""
 
 
+class Ability(enum.Enum):
+    """What not every stack can do."""
+
+    SET_MTU = "be told an MTU"
+    CUT_HELLO = "cut a ClientHello that is longer than the MTU (client)"
+    REASSEMBLE_HELLO = "take a ClientHello in fragments (server)"
+    REPEAT_LAST_FLIGHT = (
+        "send its last flight again when the client repeats its own, RFC 6347, 4.2.4 (server)"
+    )
+    REFUSE_NO_CERTIFICATE = "say by an alert that a certificate is wanted (server)"
+    REFUSE_STRANGERS = "say by an alert that a certificate is not trusted (server)"
+    SPEAK = "send what is not an echo, and close (server)"
+
+
 class View(NamedTuple):
     """What a peer says about an association."""
 
@@ -72,19 +87,10 @@ class Stack(ABC):
     """What its client or its server prints (a pattern) when a handshake has failed."""
     closed: ClassVar[str]
     """What its client prints when the other side has closed."""
-    has_mtu: ClassVar[bool] = True
-    hello_mtu: ClassVar[int | None] = None
-    """The MTU at which its client cuts the ClientHello with the cookie in two. ``None`` if it never does."""
-    reassembles_hello: ClassVar[bool] = True
-    """Whether its server takes a ClientHello in fragments."""
-    resends_last_flight: ClassVar[bool] = True
-    """Whether its server sends its last flight again when the client repeats its own (RFC 6347, 4.2.4)."""
-    refuses_silently: ClassVar[bool] = False
-    """Whether its server, if a certificate is wanted and none comes, just stops, without an alert."""
-    refuses_by_crash: ClassVar[bool] = False
-    """Whether its server dies of a certificate that it does not trust."""
-    server_speaks: ClassVar[bool] = True
-    """Whether its server sends what it reads on its standard input, and closes at the end; it echoes otherwise."""
+    hello_mtu: ClassVar[int] = 256
+    """An MTU that is too small for its client's ClientHello with the cookie."""
+    unable: ClassVar[Mapping[Ability, str]] = {}
+    """What it cannot do, and why."""
 
     @abstractmethod
     def client(self, address: tuple[str, int], options: Options) -> Program:
@@ -150,18 +156,24 @@ class MbedTLS(OwnProgram):
     """Mbed TLS 2.28."""
 
     name = "mbedtls"
-    reassembles_hello = False
-    refuses_silently = True
+    unable: ClassVar = {
+        Ability.CUT_HELLO: "sends a ClientHello whole",
+        Ability.REASSEMBLE_HELLO: "drops a ClientHello in fragments",
+        Ability.REFUSE_NO_CERTIFICATE: "stops without an alert",
+    }
 
 
 class WolfSSL(OwnProgram):
     """wolfSSL 5.5, as Debian builds it: without ``WOLFSSL_DTLS_MTU``."""
 
     name = "wolfssl"
-    has_mtu = False
-    reassembles_hello = False
-    resends_last_flight = False
-    refuses_silently = True
+    unable: ClassVar = {
+        Ability.SET_MTU: "Debian builds it without WOLFSSL_DTLS_MTU",
+        Ability.CUT_HELLO: "sends a ClientHello whole",
+        Ability.REASSEMBLE_HELLO: "drops a ClientHello in fragments",
+        Ability.REPEAT_LAST_FLIGHT: "ignores the client's repeats after the handshake",
+        Ability.REFUSE_NO_CERTIFICATE: "stops without an alert",
+    }
 
 
 class Pion(OwnProgram):
@@ -175,7 +187,7 @@ class JSSE(OwnProgram):
     """JSSE of the JDK."""
 
     name = "jsse"
-    hello_mtu = 256
+    unable: ClassVar = {Ability.REPEAT_LAST_FLIGHT: "sends it twice at once instead, and then never again"}
 
 
 class GnuTLS(Stack):
@@ -184,10 +196,11 @@ class GnuTLS(Stack):
     name = "gnutls"
     refused = "Fatal error|Error in handshake"
     closed = "Peer has closed the GnuTLS connection"
-    hello_mtu = 256
-    refuses_silently = True
-    refuses_by_crash = True
-    server_speaks = False
+    unable: ClassVar = {
+        Ability.REFUSE_NO_CERTIFICATE: "gnutls-serv stops without an alert",
+        Ability.REFUSE_STRANGERS: "gnutls-serv 3.7.9 sends an alert and then ends by a segmentation fault",
+        Ability.SPEAK: "gnutls-serv only echoes, and says nothing when it ends",
+    }
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -235,12 +248,14 @@ class GnuTLS(Stack):
         if b"Echo Server" in program.output:
             return None
         program.expect("Simple Client Mode")
-        peer = program.expect(r"subject `CN=(.*?)'").group(1)
-        suite = program.expect(r"Description: \(DTLS1.2-.*?\)-\((.*?)-.*?\)-\((.*?)-.*?\)-\((.*?)\)")
+        peer = re.search(rb"subject `CN=(.*?)'", program.output)
+        # (DTLS1.2-X.509)-(ECDHE-X25519)-(ECDSA-SHA256)-(AES-256-GCM)
+        *exchange, cipher = program.expect(r"Description: \(DTLS1.2.*?\)-\((.*)\)").group(1).split(b")-(")
+        suite = b"".join([*(part.partition(b"-")[0] for part in exchange), cipher])
         protocol = re.search(rb"Application protocol: (\S+)", program.output)
         return View(
-            suite=plain_suite(b"".join(suite.groups()).decode()),
-            peer=peer.decode(),
+            suite=plain_suite(suite.decode()),
+            peer=peer.group(1).decode() if peer else "",
             alpn=protocol.group(1).decode() if protocol else "",
             resumed=b"This is a resumed session" in program.output,
         )
