@@ -119,7 +119,7 @@ def built(name: str, root: Path) -> list[str]:
     with (root / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            environment = os.environ | {"GOPATH": GOPATH, "GO111MODULE": "off"}
+            environment = os.environ | {"GOPATH": GOPATH, "GO111MODULE": "off", "GOFLAGS": ""}
             finished = subprocess.run(
                 recipe.compile(directory),
                 env=environment,

@@ -59,10 +59,28 @@ static void configure_credentials(void)
     }
 }
 
+/* The suites to negotiate: the one that was asked for, or all that need a PSK and no RSA. NULL for Mbed TLS's own choice. */
+static const int *suites(void)
+{
+    static int chosen[200];
+    size_t count = 0;
+    if (options.ciphers) {
+        chosen[0] = mbedtls_ssl_get_ciphersuite_id(options.ciphers);
+        return chosen;
+    }
+    if (!options.psk_identity)
+        return NULL;
+    for (const int *suite = mbedtls_ssl_list_ciphersuites(); *suite && count < 199; suite++) {
+        const char *name = mbedtls_ssl_get_ciphersuite_name(*suite);
+        if (strstr(name, "PSK") && !strstr(name, "RSA"))
+            chosen[count++] = *suite;
+    }
+    return chosen;
+}
+
 static void configure(void)
 {
     static const char *protocols[2];
-    static int suites[2];
     int role = options.server ? MBEDTLS_SSL_IS_SERVER : MBEDTLS_SSL_IS_CLIENT;
 
     mbedtls_entropy_init(&entropy);
@@ -78,10 +96,8 @@ static void configure(void)
     mbedtls_ssl_conf_rng(&config, mbedtls_ctr_drbg_random, &random_generator);
     mbedtls_ssl_conf_min_version(&config, MBEDTLS_SSL_MAJOR_VERSION_3, MBEDTLS_SSL_MINOR_VERSION_3);
     configure_credentials();
-    if (options.ciphers) {
-        suites[0] = mbedtls_ssl_get_ciphersuite_id(options.ciphers);
-        mbedtls_ssl_conf_ciphersuites(&config, suites);
-    }
+    if (suites())
+        mbedtls_ssl_conf_ciphersuites(&config, suites());
     if (options.alpn) {
         protocols[0] = options.alpn;
         check(mbedtls_ssl_conf_alpn_protocols(&config, protocols), "ALPN");

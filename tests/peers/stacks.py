@@ -240,7 +240,8 @@ class GnuTLS(Stack):
             "x509keyfile": options.own and options.own.key,
             "mtu": options.mtu and str(options.mtu),
             "alpn": options.alpn,
-            "priority": options.ciphers,
+            # Not ECDHE-PSK, after which gnutls-cli 3.7.9 ends by a segmentation fault.
+            "priority": options.ciphers or (options.psk_identity and "NORMAL:-KX-ALL:+PSK"),
         }
         return [word for name, value in given.items() if value for word in (f"--{name}", value)]
 

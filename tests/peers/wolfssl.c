@@ -8,6 +8,10 @@
 #include <wolfssl/options.h>
 #include <wolfssl/ssl.h>
 
+/* Suites with a PSK. */
+#define PSK_SUITES \
+    "ECDHE-PSK-AES128-GCM-SHA256:ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES128-GCM-SHA256:PSK-CHACHA20-POLY1305"
+
 static struct options options;
 static WOLFSSL_CTX *context;
 
@@ -51,8 +55,10 @@ static void configure(void)
         check(wolfSSL_CTX_use_certificate_chain_file(context, options.cert), options.cert);
         check(wolfSSL_CTX_use_PrivateKey_file(context, options.key, WOLFSSL_FILETYPE_PEM), options.key);
     }
-    if (options.ciphers)
-        check(wolfSSL_CTX_set_cipher_list(context, options.ciphers), options.ciphers);
+    if (options.ciphers || options.psk_identity) {
+        const char *suites = options.ciphers ? options.ciphers : PSK_SUITES;
+        check(wolfSSL_CTX_set_cipher_list(context, suites), suites);
+    }
     if (options.psk_identity && options.server)
         wolfSSL_CTX_set_psk_server_callback(context, psk_for_server);
     else if (options.psk_identity)
