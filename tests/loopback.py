@@ -149,6 +149,11 @@ class EchoServer:
             return True
         return False
 
+    def worker(self, number: int) -> Worker:
+        """The thread that serves the client of that number, from 0; it may serve before it is on the list."""
+        workers: list[Worker] = wait_for(lambda: self.workers[number : number + 1])
+        return workers[0]
+
     def __enter__(self) -> Self:
         return self
 

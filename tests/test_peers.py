@@ -244,7 +244,7 @@ def test_the_end_of_its_client_is_the_end_of_ours(stack: Stack, files: Files, se
     with EchoServer(server) as echo, stack.client(echo.address, Options(ca=files.ca)) as program:
         assert_client_is_served(program)
         program.end_input()
-        assert echo.workers[0].result() is True
+        assert echo.worker(0).result() is True
         program.wait()
 
 

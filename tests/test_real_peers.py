@@ -193,7 +193,7 @@ def test_close_notify_ends_its_client_and_its_end_ends_ours(peers: Peers, server
         with peers.client(echo.address) as program:
             assert_client_is_served(program)
             program.wait()  # its standard input has ended
-            assert echo.workers[1].result() is True
+            assert echo.worker(1).result() is True
 
 
 # --- our client, its server ------------------------------------------------------------------------------------------
