@@ -45,16 +45,33 @@ def stack(request: pytest.FixtureRequest, root: Path) -> Stack:
     return STACKS[request.param](root)
 
 
-def needs(ability: Ability, *, run: bool = True) -> pytest.MarkDecorator:
-    """A test that is expected to fail with the stacks that are not able to do something."""
-    values = [
+def expected(ability: Ability, *parameters: str, run: bool = True) -> list[Any]:
+    """Every stack, with further parameters; a test is expected to fail with those that lack the ability."""
+    return [
         pytest.param(
             name,
+            *parameters,
             marks=pytest.mark.xfail(ability in stack.unable, reason=stack.unable.get(ability, ""), run=run),
         )
         for name, stack in STACKS.items()
     ]
-    return pytest.mark.parametrize("stack", values, indirect=True, scope="module")
+
+
+def needs(ability: Ability, *, run: bool = True) -> pytest.MarkDecorator:
+    """A test of what not every stack can do."""
+    return pytest.mark.parametrize("stack", expected(ability, run=run), indirect=True, scope="module")
+
+
+by_every_aead = pytest.mark.parametrize(
+    ("stack", "suite"),
+    [
+        *[(name, "ECDHE-ECDSA-AES128-GCM-SHA256") for name in STACKS],
+        *expected(Ability.CHACHA20, Ability.CHACHA20.value),
+        *expected(Ability.CCM, Ability.CCM.value),
+    ],
+    indirect=["stack"],
+    scope="module",
+)
 
 
 def give_up_early(stack: Stack, ability: Ability, context: Context) -> None:
@@ -191,6 +208,15 @@ def test_its_client_and_we_agree_on_a_protocol(stack: Stack, files: Files, serve
         assert (view := stack.view(program)) is None or view.alpn in {"echo", None}
 
 
+@by_every_aead
+def test_its_client_talks_by_every_aead(stack: Stack, files: Files, server: Context, suite: str) -> None:
+    server.set_ciphers(suite)
+    options = Options(ca=files.ca, ciphers=stack.only_when_named.get(suite))
+    with EchoServer(server) as echo, stack.client(echo.address, options) as program:
+        assert_client_is_served(program)
+        assert_both_see_the_same(stack, program, echo.sockets[0], "localhost")
+
+
 @pytest.mark.parametrize("mtu", [256, 512, 1350])
 def test_its_client_takes_a_chain_longer_than_a_datagram(
     stack: Stack, files: Files, long_chain: IssuedCertificate, mtu: int
@@ -265,6 +291,15 @@ def test_we_show_our_certificate(
     options = Options(ca=files.ca, own=files.server)
     with stack.server(options) as (program, address), connect(client, address) as sock:
         assert_both_see_the_same(stack, program, sock, "a client")
+        assert_echoed(stack, program, sock)
+
+
+@by_every_aead
+def test_its_server_talks_by_every_aead(stack: Stack, files: Files, client: Context, suite: str) -> None:
+    client.set_ciphers(suite)
+    options = Options(own=files.server, ciphers=stack.only_when_named.get(suite))
+    with stack.server(options) as (program, address), connect(client, address) as sock:
+        assert_both_see_the_same(stack, program, sock, "")
         assert_echoed(stack, program, sock)
 
 

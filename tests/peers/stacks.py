@@ -59,6 +59,8 @@ class Ability(enum.Enum):
     )
     REFUSE_NO_CERTIFICATE = "say by an alert that a certificate is wanted (server)"
     REFUSE_STRANGERS = "say by an alert that a certificate is not trusted (server)"
+    CHACHA20 = "ECDHE-ECDSA-CHACHA20-POLY1305"
+    CCM = "ECDHE-ECDSA-AES128-CCM"
     SPEAK = "send what is not an echo, and close (server)"
 
 
@@ -91,6 +93,8 @@ class Stack(ABC):
     """An MTU that is too small for its client's ClientHello with the cookie."""
     unable: ClassVar[Mapping[Ability, str]] = {}
     """What it cannot do, and why."""
+    only_when_named: ClassVar[Mapping[str, str]] = {}
+    """Its own names for suites, by OpenSSL's, that it negotiates only when it is told to."""
 
     @abstractmethod
     def client(self, address: tuple[str, int], options: Options) -> Program:
@@ -181,13 +185,18 @@ class Pion(OwnProgram):
 
     name = "pion"
     hello_mtu = 128
+    unable: ClassVar = {Ability.CHACHA20: "not in version 2.2"}
+    only_when_named: ClassVar = {"ECDHE-ECDSA-AES128-CCM": "TLS_ECDHE_ECDSA_WITH_AES_128_CCM"}
 
 
 class JSSE(OwnProgram):
     """JSSE of the JDK."""
 
     name = "jsse"
-    unable: ClassVar = {Ability.REPEAT_LAST_FLIGHT: "sends it twice at once instead, and then never again"}
+    unable: ClassVar = {
+        Ability.CCM: "not in the JDK",
+        Ability.REPEAT_LAST_FLIGHT: "sends it twice at once instead, and then never again",
+    }
 
 
 class GnuTLS(Stack):
