@@ -223,9 +223,10 @@ final class Jsse {
             return false;
         }
         SSLSession session = engine.getSession();
-        int resumed = before != null && before.getCreationTime() == session.getCreationTime() ? 1 : 0;
+        boolean same = before != null && before.getCreationTime() == session.getCreationTime();
+        String resumed = server ? "?" : same ? "1" : "0"; // of a server's session, JSSE does not tell
         String alpn = engine.getApplicationProtocol();
-        System.out.printf("ESTABLISHED %s suite=%s peer=%s alpn=%s resumed=%d%n", session.getProtocol(),
+        System.out.printf("ESTABLISHED %s suite=%s peer=%s alpn=%s resumed=%s%n", session.getProtocol(),
                 session.getCipherSuite(), peer(session), alpn == null ? "" : alpn, resumed);
         return true;
     }

@@ -151,8 +151,8 @@ void forget_client(int fd)
 
 void established(const char *version, const char *suite, const char *peer, const char *alpn, int resumed)
 {
-    printf("ESTABLISHED %s suite=%s peer=%s alpn=%s resumed=%d\n", version, suite, peer ? peer : "",
-           alpn ? alpn : "", resumed);
+    printf("ESTABLISHED %s suite=%s peer=%s alpn=%s resumed=%c\n", version, suite, peer ? peer : "",
+           alpn ? alpn : "", resumed < 0 ? '?' : '0' + resumed);
     fflush(stdout);
 }
 

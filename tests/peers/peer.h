@@ -7,7 +7,7 @@
  *     CLOSED                                                       (the other side said close_notify)
  *     FAILED ...                                                   (the handshake or the association, and why)
  *
- * and besides that each message that it receives. Each line of its standard input is sent as a message; at the end of
+ * with "?" for what the stack does not tell, and besides that each message that it receives. Each line of its standard input is sent as a message; at the end of
  * its input it says close_notify and ends. A server serves one client after the other.
  */
 #ifndef PEER_H
@@ -53,6 +53,7 @@ void await_client(int fd);
 /* The socket of a server is no longer connected to its client. */
 void forget_client(int fd);
 
+/* Print what was negotiated; resumed is negative if the stack does not tell. */
 void established(const char *version, const char *suite, const char *peer, const char *alpn, int resumed);
 
 /* Carry messages between the standard streams and the association until one side closes. Ends the process with

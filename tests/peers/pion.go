@@ -106,7 +106,7 @@ func configure(server bool) *dtls.Config {
 	return config
 }
 
-func established(conn *dtls.Conn, before []byte) []byte {
+func established(conn *dtls.Conn, server bool, before []byte) []byte {
 	state := conn.ConnectionState()
 	peer := ""
 	if len(state.PeerCertificates) > 0 {
@@ -114,12 +114,14 @@ func established(conn *dtls.Conn, before []byte) []byte {
 		check(err)
 		peer = certificate.Subject.CommonName
 	}
-	resumed := 0
+	resumed := "?" // of a server's session, pion does not tell
 	if len(before) > 0 && string(before) == string(state.SessionID) {
-		resumed = 1
+		resumed = "1"
+	} else if !server {
+		resumed = "0"
 	}
 	// pion does not tell the version (there is one only) and the suite, and forgets the protocol when it copies the state.
-	fmt.Printf("ESTABLISHED DTLSv1.2 suite=? peer=%s alpn=? resumed=%d\n", peer, resumed)
+	fmt.Printf("ESTABLISHED DTLSv1.2 suite=? peer=%s alpn=? resumed=%s\n", peer, resumed)
 	return state.SessionID
 }
 
@@ -184,7 +186,7 @@ func serve(address *net.UDPAddr) {
 			fmt.Println("FAILED", err)
 			continue
 		}
-		established(conn.(*dtls.Conn), nil)
+		established(conn.(*dtls.Conn), true, nil)
 		talk(conn.(*dtls.Conn), lines)
 	}
 }
@@ -198,7 +200,7 @@ func visit(address *net.UDPAddr) {
 			fmt.Println("FAILED", err)
 			os.Exit(1)
 		}
-		session = established(conn, session)
+		session = established(conn, false, session)
 		return conn
 	}
 	conn := connect()

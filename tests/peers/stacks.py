@@ -73,7 +73,8 @@ class View(NamedTuple):
     """The common name of the other side; empty if it sent no certificate."""
     alpn: str | None
     """The protocol, empty if there is none; ``None`` if the peer does not tell."""
-    resumed: bool
+    resumed: bool | None
+    """``None`` if the peer does not tell."""
 
 
 def plain_suite(name: str) -> str:
@@ -105,8 +106,11 @@ class Stack(ABC):
         """Its server, running, and where."""
 
     @abstractmethod
-    def view(self, program: Program) -> View | None:
-        """Wait until the handshake is complete; what the program says of it. ``None`` if it says nothing."""
+    def view(self, program: Program, number: int = 0) -> View | None:
+        """Wait until a handshake is complete; what the program says of it. ``None`` if it says nothing.
+
+        :param number: how many associations of the program were before it; ``gnutls-cli`` tells of the last only.
+        """
 
 
 class OwnProgram(Stack):
@@ -143,16 +147,17 @@ class OwnProgram(Stack):
         arguments = [word for name, value in given.items() if value for word in (f"--{name}", value)]
         return [*arguments, "--resume"] if options.resume else arguments
 
-    def view(self, program: Program) -> View:
+    def view(self, program: Program, number: int = 0) -> View:
         found = program.expect(
-            r"ESTABLISHED DTLSv1.2 suite=(\S*) peer=(?:CN=)?(.*) alpn=(\S*) resumed=([01])\r?\n"
+            rf"(?:ESTABLISHED[^\0]*?){{{number}}}"
+            r"ESTABLISHED DTLSv1.2 suite=(\S*) peer=(?:CN=)?([^\r\n]*) alpn=(\S*) resumed=(\S)\r?\n"
         )
         suite, peer, alpn, resumed = (group.decode() for group in found.groups())
         return View(
             suite=None if suite == "?" else plain_suite(suite),
             peer=peer,
             alpn=None if alpn == "?" else alpn,
-            resumed=resumed == "1",
+            resumed=None if resumed == "?" else resumed == "1",
         )
 
 
@@ -254,7 +259,7 @@ class GnuTLS(Stack):
         }
         return [word for name, value in given.items() if value for word in (f"--{name}", value)]
 
-    def view(self, program: Program) -> View | None:
+    def view(self, program: Program, number: int = 0) -> View | None:
         if b"Echo Server" in program.output:
             return None
         program.expect("Simple Client Mode")
