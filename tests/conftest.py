@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from dtls.certificates import CertificateAuthority, IssuedCertificate
 from dtls.context import PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERVER, Context
 
 from .peers.programs import missing
+from .peers.stacks import STACKS, Credentials, PeerFiles, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # A busy machine is not a failure; the time limit of each test guards against what never ends.
 hypothesis.settings.register_profile("dtls", deadline=None)
@@ -59,6 +62,12 @@ def long_chain(lower_ca: CertificateAuthority) -> IssuedCertificate:
     return issued
 
 
+@pytest.fixture(scope="session")
+def long_client_chain(lower_ca: CertificateAuthority) -> IssuedCertificate:
+    """As :func:`long_chain`, for a client."""
+    return lower_ca.issue("a client", key_type="rsa", client=True)
+
+
 @pytest.fixture
 def client(ca: CertificateAuthority) -> Context:
     """A client that trusts the root."""
@@ -91,3 +100,48 @@ def openssl() -> str:
     if path is None:
         missing("the openssl program is not on PATH")
     return path
+
+
+@pytest.fixture(scope="session")
+def peer_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where programs are compiled: one directory for the workers of a session."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "peers"
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+@pytest.fixture(scope="session", params=STACKS)
+def stack(request: pytest.FixtureRequest, peer_directory: Path) -> Stack:
+    """Each of the stacks that others wrote."""
+    return STACKS[request.param](peer_directory)
+
+
+@pytest.fixture(scope="session")
+def peer_files(
+    tmp_path_factory: pytest.TempPathFactory,
+    ca: CertificateAuthority,
+    server_certificate: IssuedCertificate,
+    client_certificate: IssuedCertificate,
+    long_chain: IssuedCertificate,
+    long_client_chain: IssuedCertificate,
+    long_chain_ca: CertificateAuthority,
+) -> PeerFiles:
+    directory = tmp_path_factory.mktemp("certificates")
+
+    def write(name: str, content: bytes) -> str:
+        path = directory / name
+        path.write_bytes(content)
+        return str(path)
+
+    def credentials(name: str, issued: IssuedCertificate) -> Credentials:
+        return Credentials(write(f"{name}.pem", issued.chain_pem), write(f"{name}.key", issued.key_pem))
+
+    return PeerFiles(
+        ca=write("ca.pem", ca.certificate_pem),
+        server=credentials("server", server_certificate),
+        client=credentials("client", client_certificate),
+        long_chain=credentials("long", long_chain),
+        long_chain_ca=write("long_ca.pem", long_chain_ca.certificate_pem),
+        long_client_chain=credentials("long_client", long_client_chain),
+    )

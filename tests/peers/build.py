@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -110,6 +109,8 @@ RECIPES = {
 
 def built(name: str, root: Path) -> list[str]:
     """The command that starts a program, which is compiled below ``root`` unless another worker has done it."""
+    import fcntl  # noqa: PLC0415 - what has no fcntl has none of these peers either
+
     recipe = RECIPES[name]
     if reason := recipe.lacks():
         missing(f"{name} cannot be built: {reason}")

@@ -7,8 +7,9 @@
  *     CLOSED                                                       (the other side said close_notify)
  *     FAILED ...                                                   (the handshake or the association, and why)
  *
- * with "?" for what the stack does not tell, and besides that each message that it receives. Each line of its standard input is sent as a message; at the end of
- * its input it says close_notify and ends. A server serves one client after the other.
+ * with "?" for what the stack does not tell, and besides that each message that it receives. Each line of its standard
+ * input is sent as a message; at the end of its input it says close_notify and ends. A server serves one client after
+ * the other.
  */
 #ifndef PEER_H
 #define PEER_H

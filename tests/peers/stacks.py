@@ -30,6 +30,18 @@ class Credentials:
 
 
 @dataclass(frozen=True)
+class PeerFiles:
+    """Certificates and keys as programs take them; the long chains are RSA, the others ECDSA."""
+
+    ca: str
+    server: Credentials
+    client: Credentials
+    long_chain: Credentials
+    long_chain_ca: str
+    long_client_chain: Credentials
+
+
+@dataclass(frozen=True)
 class Options:
     """What a peer is told."""
 
