@@ -127,6 +127,7 @@ def peer_files(
     long_client_chain: IssuedCertificate,
     long_chain_ca: CertificateAuthority,
 ) -> PeerFiles:
+    """The certificates above, for programs."""
     directory = tmp_path_factory.mktemp("certificates")
 
     def write(name: str, content: bytes) -> str:
