@@ -11,15 +11,10 @@ import dtls
 from dtls import SSLCertVerificationError, SSLError
 from dtls.sockets import create_connection
 
-from .loopback import HOSTS, PATIENCE, EchoServer, relay
-from .programs import (
-    Peers,
-    assert_client_is_served,
-    assert_server_talks,
-    connect,
-    handshake_only,
-    lose_each,
-)
+from .hellos import HelloFragments
+from .loopback import HOSTS, PATIENCE, EchoServer, handshake_only, lose_each, relay
+from .peers.openssl import Peers, connect
+from .peers.programs import assert_client_is_served, assert_server_talks
 
 if TYPE_CHECKING:
     from dtls.certificates import CertificateAuthority, IssuedCertificate
@@ -61,12 +56,34 @@ def test_its_client_takes_a_chain_longer_than_a_datagram(
         assert_client_is_served(program)
 
 
+@pytest.mark.parametrize("in_order", [True, False], ids=["in order", "in reverse"])
+def test_its_client_gets_in_with_a_hello_in_two_fragments(
+    peers: Peers, server: Context, in_order: bool
+) -> None:
+    fragments: set[int] = set()
+    with (
+        EchoServer(server) as echo,
+        relay(echo.address, HelloFragments(fragments, swap=not in_order)) as address,
+        peers.client(address, "-mtu", "256") as program,
+    ):
+        assert_client_is_served(program)
+        assert 1 in fragments
+        assert echo.listener.statistics["cookies_accepted"] == 1
+
+
 def test_its_client_may_speak_dtls_1_0(peers: Peers, server: Context) -> None:
     server.minimum_version = dtls.DTLSVersion.DTLSv1
     server.set_ciphers(EVERYTHING)
     with EchoServer(server) as echo, peers.client(echo.address, "-dtls1", "-cipher", EVERYTHING) as program:
         assert_client_is_served(program)
         assert echo.sockets[0].version() == "DTLSv1"
+
+
+def test_its_client_and_we_agree_on_a_protocol(peers: Peers, server: Context) -> None:
+    server.set_alpn_protocols(["other", "echo"])
+    with EchoServer(server) as echo, peers.client(echo.address, "-alpn", "echo") as program:
+        assert_client_is_served(program)
+        assert echo.sockets[0].selected_alpn_protocol() == "echo"
 
 
 def test_its_client_shows_its_certificate(peers: Peers, server: Context, ca: CertificateAuthority) -> None:
@@ -97,7 +114,7 @@ def test_close_notify_ends_its_client_and_its_end_ends_ours(peers: Peers, server
         with peers.client(echo.address) as program:
             assert_client_is_served(program)
             program.wait()  # its standard input has ended
-            assert echo.workers[1].result() is True
+            assert echo.worker(1).result() is True
 
 
 # --- our client, its server ------------------------------------------------------------------------------------------
@@ -134,6 +151,20 @@ def test_we_take_a_chain_longer_than_a_datagram(
         assert_server_talks(program, sock)
 
 
+@pytest.mark.parametrize("options", [[], ["-mtu", "512"]], ids=["", "mtu 512"])
+def test_its_server_takes_our_hello_in_fragments(peers: Peers, client: Context, options: list[str]) -> None:
+    fragments: set[int] = set()
+    client.set_alpn_protocols(["a" * 250])
+    client.mtu = 256
+    with (
+        peers.server(*options) as (program, server),
+        relay(server, HelloFragments(fragments)) as address,
+        connect(client, address) as sock,
+    ):
+        assert_server_talks(program, sock)
+    assert fragments
+
+
 def test_its_server_may_speak_dtls_1_0(peers: Peers, client: Context) -> None:
     client.minimum_version = client.maximum_version = dtls.DTLSVersion.DTLSv1
     client.set_ciphers(EVERYTHING)
@@ -143,6 +174,13 @@ def test_its_server_may_speak_dtls_1_0(peers: Peers, client: Context) -> None:
     ):
         assert sock.version() == "DTLSv1"
         assert_server_talks(program, sock)
+
+
+def test_its_server_and_we_agree_on_a_protocol(peers: Peers, client: Context) -> None:
+    client.set_alpn_protocols(["other", "echo"])
+    with peers.server("-alpn", "echo") as (program, address), connect(client, address) as sock:
+        assert_server_talks(program, sock)
+        assert sock.selected_alpn_protocol() == "echo"
 
 
 def test_we_show_our_certificate(

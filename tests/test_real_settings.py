@@ -12,19 +12,17 @@ import dtls
 from dtls.certificates import CertificateAuthority
 from dtls.errors import SSLError
 
-from .loopback import PATIENCE, EchoServer, Worker, relay
-from .programs import Peers, Program, assert_client_is_served, assert_server_talks, handshake_only, lose_each
+from .loopback import PATIENCE, EchoServer, Worker, handshake_only, lose_each, relay
+from .peers.openssl import Peers, connect
+from .peers.programs import Program, assert_client_is_served, assert_server_talks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+
 KEY = bytes(range(16))
 IDENTITY = "sensor 1"
-
-
-def connect(client: dtls.Context, address: tuple[str, int]) -> dtls.DTLSSocket:
-    return dtls.create_connection(address, PATIENCE, context=client, server_hostname="localhost")
 
 
 # --- pre-shared keys -------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from dtls.driver import Driver
 from dtls.kernel import CAN_WAIT_IN_RECV, wait_until_ready
 from dtls.servers import DTLSServerSocket, create_server
 from dtls.sockets import DTLSSocket, create_connection
+from dtls.wire import DTLS_1_2, ContentType, build_record
 
 from .loopback import HOSTS, PATIENCE, EchoServer, Worker, needs_ipv6, pair, relay, wait_for
 
@@ -127,6 +128,19 @@ def test_create_connection_raises_the_last_error_when_no_address_answers(
     client.initial_retransmission_timeout = 0.1
     with pytest.raises(PeerUnreachable):
         create_connection(("localhost", 5684), 10, context=client)
+
+
+def test_a_server_that_says_why_before_it_goes_is_told_by_what_it_said(client: Context) -> None:
+    client.initial_retransmission_timeout = 0.1
+    with udp() as server:
+        server.settimeout(PATIENCE)
+        connecting = Worker(lambda: create_connection(server.getsockname(), 10, context=client))
+        _, address = server.recvfrom(2000)
+        server.sendto(build_record(ContentType.ALERT, DTLS_1_2, 0, 0, b"\2\x31"), address)
+    with pytest.raises(SSLError) as caught:
+        connecting.result()
+    assert not isinstance(caught.value, PeerUnreachable)
+    assert "ACCESS_DENIED" in caught.value.reason
 
 
 def test_create_connection_verifies_by_default(server: Context) -> None:

@@ -482,7 +482,9 @@ class Driver:
         self.statistics["refused_by_icmp"] += 1
         self._refusals += 1
         handshaking = self.connection.state is _HANDSHAKING
-        if handshaking and self._refusals > self._refusals_tolerated:
+        # An alert that is held, and soon to be believed, says why nothing listens there any more.
+        says_why = bool(self.connection.statistics["held_alert"])
+        if handshaking and self._refusals > self._refusals_tolerated and not says_why:
             text = "The peer address is not reachable: nothing listens on its port (ICMP port unreachable)"
             self.error = PeerUnreachable(text)
 
