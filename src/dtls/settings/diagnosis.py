@@ -114,5 +114,7 @@ class DiagnosisSettings(Settings):
 
     def count(self, *names: str) -> None:
         """Add one to each of these."""
+        statistics = self._statistics
         with self._statistics_lock:
-            self._statistics.update(names)
+            for name in names:
+                statistics[name] += 1

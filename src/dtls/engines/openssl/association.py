@@ -56,13 +56,27 @@ class Trust(NamedTuple):
         return self.pins is not None or self.callback is not None
 
 
+NO_TRUST = Trust(None, None)
+
+
 class Association:
     """One association, as seen from callbacks. Held by its connection only."""
+
+    __slots__ = (
+        "__weakref__",
+        "_connection",
+        "_judged",
+        "_offered_identity",
+        "context",
+        "error",
+        "psk_identity",
+        "trust",
+    )
 
     def __init__(self, context: Context, connection: OpenSSLConnection) -> None:
         self.context = context
         self._connection = weakref.ref(connection)
-        self.trust = Trust(None, None)
+        self.trust = NO_TRUST
         self.error: BaseException | None = None
         """What went wrong in a callback first."""
         self.psk_identity: bytes | None = None
@@ -169,14 +183,11 @@ class Association:
             self._fail(_rejected("the OCSP callback does not accept what the server shows"))
         return answer is True
 
-    def last_judgement(self, show: Callable[[], bytes | None]) -> BaseException | None:
+    def last_judgement(self, certificate: bytes | None) -> BaseException | None:
         """What forbids to go on with a peer whose handshake is complete.
 
         A resumed session verifies nothing anew, and with a pre-shared key there is no certificate at all.
         """
-        if not self.trust.decides:
-            return None
-        certificate = show()
         if certificate is None:
             return _rejected("the peer shows none, and it is to be pinned or judged by a callback")
         return self.error if self.judge(certificate, 0) else None

@@ -374,11 +374,14 @@ class OpenSSLConnection(Connection):
             self.state = ConnectionState.FAILED
             self._flight.clear()
             return [HandshakeFailed(handshake.error)]
-        if (error := self._association.last_judgement(self.peer_certificate)) is not None:
-            return [self._refuse(error, now)]
+        if self._association.trust.decides:
+            error = self._association.last_judgement(self.peer_certificate())
+            if error is not None:
+                return [self._refuse(error, now)]
         self.state = _ESTABLISHED
-        self._count()
-        if self.server_side is binding_sessions.session_reused(self._ssl):
+        resumed = binding_sessions.session_reused(self._ssl)
+        self._count(resumed=resumed)
+        if self.server_side is resumed:
             # The peer's Finished answered it: in a short handshake it is the client who has the last word.
             self._flight.clear()
         self._max_message_size = MAX_PLAINTEXT_LENGTH
@@ -394,14 +397,13 @@ class OpenSSLConnection(Connection):
             events += self._receive_record(record, now)
         return events
 
-    def _count(self) -> None:
+    def _count(self, *, resumed: bool) -> None:
         """A handshake more that is complete."""
-        good = ["accept_good" if self.server_side else "connect_good"]
-        if binding_sessions.session_reused(self._ssl):
-            good.append("hits")
-        elif self._offers_session:
-            good.append("misses")
-        self.context.count(*good)
+        good = "accept_good" if self.server_side else "connect_good"
+        if resumed or self._offers_session:
+            self.context.count(good, "hits" if resumed else "misses")
+        else:
+            self.context.count(good)
 
     def _refuse(self, error: BaseException, now: float) -> HandshakeFailed:
         """End an association whose handshake is complete, before anything is said or heard on it."""
