@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from dtls.connection import ConnectionState
 from dtls.context import CERT_REQUIRED, PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERVER, Context
 from dtls.errors import SSLError
-from dtls.wire import AlertDescription, ClientHello, WireError, server_name_untrusted
+from dtls.wire import (
+    AlertDescription,
+    ClientHello,
+    WireError,
+    server_name_untrusted,
+    split_records_untrusted,
+)
 
 from .loopback import Worker, pair
 from .pair import Pair
@@ -93,6 +99,27 @@ def test_the_server_knows_the_name_asked_for_without_a_callback_too(client: Cont
     assert both.client.server_hostname == "front.example"
     client.check_hostname = False
     assert finish(client, front, None).server.server_hostname is None
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_the_name_is_not_acknowledged(
+    client: Context, front: Context, contexts: dict[str, Context], resumes: bool
+) -> None:
+    """RFC 6066, 3 asks for it; pion 2.2's client drops a ServerHello that has it."""
+    for context in (front, *contexts.values()):
+        context.session_tickets = context.session_cache = resumes
+    front.set_sni_contexts(contexts)
+    both = finish(client, front, "a.example")
+    assert both.established
+    hello = next(datagram for name, datagram in both.sent if name == "server")
+    message = split_records_untrusted(hello)[0].fragment[12:]
+    extensions = message[2 + 32 + 1 + message[34] + 2 + 1 + 2 :]
+    kinds = []
+    while extensions:
+        kinds.append(int.from_bytes(extensions[:2], "big"))
+        extensions = extensions[4 + int.from_bytes(extensions[2:4], "big") :]
+    assert 0xFF01 in kinds
+    assert 0 not in kinds
 
 
 def test_all_settings_of_the_context_count_that_answers(

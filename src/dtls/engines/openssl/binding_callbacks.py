@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 need(
     """
     OPENSSL_malloc SSL_CTX_set_keylog_callback SSL_CTX_set_psk_client_callback
-    SSL_CTX_set_psk_server_callback SSL_CTX_set_tlsext_servername_callback SSL_CTX_set_tlsext_status_cb
+    SSL_CTX_set_psk_server_callback SSL_CTX_set_tlsext_status_cb
     SSL_CTX_use_psk_identity_hint SSL_TLSEXT_ERR_NOACK SSL_TLSEXT_ERR_OK SSL_get_ex_data_X509_STORE_CTX_idx
     SSL_get_tlsext_status_ocsp_resp SSL_set_tlsext_status_ocsp_resp X509_STORE_CTX_get0_cert
     X509_STORE_CTX_get_error X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error
@@ -87,17 +87,6 @@ def judge_certificates(judge: Callable[[int, bytes, int], int]) -> object:
         lib.X509_STORE_CTX_set_error(path, fault)
         return int(not fault)
 
-    return callback
-
-
-def acknowledge_server_name(context: Handle) -> object:
-    """Tell clients that their server_name counts (RFC 6066, 3): OpenSSL notes it in sessions then."""
-
-    @ffi.callback("int(SSL *, int *, void *)")  # type: ignore[untyped-decorator]
-    def callback(_ssl: Any, _alert: Any, _argument: Any) -> int:
-        return int(lib.SSL_TLSEXT_ERR_OK)
-
-    lib.SSL_CTX_set_tlsext_servername_callback(context, callback)
     return callback
 
 

@@ -69,8 +69,6 @@ class EngineContext:
             )
         self._verify(context)
         binding_sessions.remember_sessions(handle, context.session_timeout, by_id=context.session_cache)
-        if self._resumes:
-            self._callbacks.append(binding_callbacks.acknowledge_server_name(handle))
         for identity in context.identities:
             self._present(identity, alone=len(context.identities) == 1)
         if self.server_side:
