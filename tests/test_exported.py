@@ -394,6 +394,39 @@ def test_every_suite_can_be_described(server: Context) -> None:
     assert {suite["kea"] for suite in described} > {"kx-ecdhe", "kx-psk", "kx-rsa"}
 
 
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", [PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERVER])
+def test_options_have_the_numbers_of_the_ssl_module(protocol: Any) -> None:
+    for option in dtls.Options:
+        assert option.name is not None
+        assert int(ssl.Options[option.name]) == int(option)
+    context = Context(protocol)
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_SSLv3
+    assert not context.session_tickets
+    assert context.options & ssl.OP_NO_TICKET
+    context.options &= ~ssl.OP_NO_TICKET
+    assert context.session_tickets
+    for always in (ssl.OP_NO_COMPRESSION, ssl.OP_NO_RENEGOTIATION):
+        with pytest.raises(ValueError, match="cannot be switched off"):
+            context.options &= ~always
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_server_chooses_by_its_own_order_unless_told_otherwise(
+    client: Context, server: Context, own: bool
+) -> None:
+    suites = ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384"]
+    client.set_ciphers(":".join(suites))
+    server.set_ciphers(":".join(reversed(suites)))
+    if not own:
+        server.options &= ~dtls.Options.OP_CIPHER_SERVER_PREFERENCE
+    cipher = finish(client, server).client.cipher()
+    assert cipher is not None
+    assert cipher[0] == (suites[1] if own else suites[0])
+
+
 # --- sockets ---------------------------------------------------------------------------------------------------------
 
 

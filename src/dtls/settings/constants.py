@@ -75,3 +75,16 @@ class VerifyFlags(enum.IntFlag):
     VERIFY_X509_STRICT = 0x20
     VERIFY_X509_TRUSTED_FIRST = 0x8000
     VERIFY_X509_PARTIAL_CHAIN = 0x80000
+
+
+class Options(enum.IntFlag):
+    """Switches that ``ssl.Options`` has as well, and that mean something here."""
+
+    OP_NO_TICKET = 0x4000
+    OP_NO_COMPRESSION = 0x20000
+    OP_CIPHER_SERVER_PREFERENCE = 0x400000
+    OP_NO_RENEGOTIATION = 0x40000000
+
+
+ALWAYS = Options.OP_NO_COMPRESSION | Options.OP_NO_RENEGOTIATION
+"""Neither is ever switched on: both have been ways to attack."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from .constants import ALWAYS, Options
 from .identity import IdentitySettings
 from .pins import PinSettings
 from .psk import PSKSettings
@@ -28,6 +29,31 @@ class SessionSettings(PinSettings, IdentitySettings, PSKSettings):
         self._session_tickets = not self.server_side
         self._session_cache = False
         self._session_timeout = DEFAULT_SESSION_TIMEOUT
+        self._prefers_own_ciphers = True
+
+    @property
+    def options(self) -> Options:
+        """Switches with the names and numbers of the ``ssl`` module; those for TLS only are passed over.
+
+        ``OP_NO_TICKET`` is the opposite of :attr:`session_tickets`. ``OP_CIPHER_SERVER_PREFERENCE``, which is on, has a
+        server choose by its own order of suites. ``OP_NO_COMPRESSION`` and ``OP_NO_RENEGOTIATION`` cannot be switched
+        off: :exc:`ValueError`.
+        """
+        options = ALWAYS
+        if not self._session_tickets:
+            options |= Options.OP_NO_TICKET
+        if self._prefers_own_ciphers:
+            options |= Options.OP_CIPHER_SERVER_PREFERENCE
+        return options
+
+    @options.setter
+    def options(self, value: int) -> None:
+        if value & ALWAYS != ALWAYS:
+            message = "OP_NO_COMPRESSION and OP_NO_RENEGOTIATION cannot be switched off"
+            raise ValueError(message)
+        self._session_tickets = not value & Options.OP_NO_TICKET
+        self._prefers_own_ciphers = bool(value & Options.OP_CIPHER_SERVER_PREFERENCE)
+        self._changed()
 
     @property
     def session_tickets(self) -> bool:

@@ -225,8 +225,11 @@ def certificate_der(certificate: Handle) -> bytes:
 # --- contexts ----------------------------------------------------------------------------------------------------
 
 
-def new_context(*, server_side: bool, tickets: bool = False) -> Handle:
-    """An SSL_CTX for one role, with what this package never allows switched off."""
+def new_context(*, server_side: bool, tickets: bool = False, own_order: bool = True) -> Handle:
+    """An SSL_CTX for one role, with what this package never allows switched off.
+
+    ``own_order`` has a server choose by its own order of suites.
+    """
     clear_errors()
     method = lib.DTLS_server_method() if server_side else lib.DTLS_client_method()
     context = ffi.gc(_require(lib.SSL_CTX_new(method)), lib.SSL_CTX_free)
@@ -236,7 +239,7 @@ def new_context(*, server_side: bool, tickets: bool = False) -> Handle:
         | lib.SSL_OP_NO_RENEGOTIATION
         | (0 if tickets else lib.SSL_OP_NO_TICKET)
         | lib.SSL_OP_NO_QUERY_MTU
-        | lib.SSL_OP_CIPHER_SERVER_PREFERENCE
+        | (lib.SSL_OP_CIPHER_SERVER_PREFERENCE if own_order else 0)
         | _SSL_OP_NO_ENCRYPT_THEN_MAC,
     )
     lib.SSL_CTX_set_mode(context, lib.SSL_MODE_RELEASE_BUFFERS)

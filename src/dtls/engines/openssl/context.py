@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from dtls.errors import SSL_ERROR_SSL, SSLError
+from dtls.settings.constants import Options
 
 from . import binding, binding_callbacks, binding_sessions, binding_suites
 from .association import Association, Trust, check_psk
@@ -51,7 +52,11 @@ class EngineContext:
         self.meets_clients = self._resumes or context.sni_callback is not None
         """Whether a client's name must be known before an SSL is made for it."""
         try:
-            self._handle = binding.new_context(server_side=server_side, tickets=context.session_tickets)
+            self._handle = binding.new_context(
+                server_side=server_side,
+                tickets=context.session_tickets,
+                own_order=bool(context.options & Options.OP_CIPHER_SERVER_PREFERENCE),
+            )
             self._translate(context)
         except binding.OpenSSLError as error:
             raise configuration_error(error, "OpenSSL refuses the context's settings") from None
