@@ -352,6 +352,33 @@ def test_an_identity_with_nul_is_refused_on_both_sides(
     assert "UNKNOWN_PSK_IDENTITY" in refused(both, "client").reason
 
 
+def test_a_second_identity_is_not_looked_up_for_the_first(server: Context) -> None:
+    """A ClientKeyExchange that comes along with another one must not lend its identity to it."""
+    from dtls.engines.openssl.association import Association  # noqa: PLC0415
+
+    association = Association(server, server.connection(0.0))  # type: ignore[arg-type]
+    for identity in (b"sensor 1", b"somebody else"):
+        association.note_key_exchange(len(identity).to_bytes(2, "big") + identity)
+    assert association.psk_for_server() == KEY
+    assert association.psk_identity == b"sensor 1"
+
+
+@pytest.mark.parametrize("kind", ["ticket", "id"])
+def test_a_server_that_could_not_tell_whose_session_it_is_resumes_none(
+    client: Context, server: Context, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With cryptography before 44 the identity that a session was made with is not known."""
+    server.session_tickets, server.session_cache = kind == "ticket", kind == "id"
+    monkeypatch.setattr("dtls.engines.openssl.binding_sessions.SERIALIZES", False)
+    server._changed()
+    both = finish(client, server)
+    assert both.established
+    assert both.server.psk_identity() == b"sensor 1"
+    assert not server._engine()._resumes
+    sent = b"".join(datagram for name, datagram in both.sent if name == "server")
+    assert sent[25 + 2 + 32] == 0, "no session id"
+
+
 def test_settings_that_make_no_sense_are_refused(client: Context, server: Context) -> None:
     for identity, key in (("x" * 257, KEY), ("x", KEY * 33), ("x", b"")):
         with pytest.raises(ValueError):

@@ -80,17 +80,19 @@ class Association:
         self.error: BaseException | None = None
         """What went wrong in a callback first."""
         self.psk_identity: bytes | None = None
-        self._offered_identity = b""
+        self._offered_identity: bytes | None = None
         self._judged: tuple[bytes, bool] | None = None
         """The certificate that was judged, and whether it is trusted."""
 
     def note_key_exchange(self, body: bytes) -> None:
         """Look at a ClientKeyExchange before OpenSSL does.
 
-        With PSK it begins with the identity (RFC 4279, 2), which OpenSSL would cut at a NUL.
+        With PSK it begins with the identity (RFC 4279, 2), which OpenSSL would cut at a NUL. The first counts, which is
+        the one that OpenSSL takes: another identity must not be looked up for it.
         """
-        length = int.from_bytes(body[:2], "big")
-        self._offered_identity = body[2 : 2 + length]
+        if self._offered_identity is None:
+            length = int.from_bytes(body[:2], "big")
+            self._offered_identity = body[2 : 2 + length]
 
     def meet(self, message: Message) -> int | None:
         """Choose who answers a ClientHello, by the name that it asks for (RFC 6066, 3).
@@ -216,7 +218,7 @@ class Association:
 
     def _server_psk(self) -> bytes:
         find = self.context.psk_server
-        identity = self._offered_identity
+        identity = self._offered_identity or b""
         if b"\0" in identity:
             # A session would remember what stands before the NUL, and it would be somebody else's when resumed.
             self._fail(_unknown(identity, "identities with NUL cannot be served by this engine (OpenSSL)"))

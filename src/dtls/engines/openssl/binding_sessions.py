@@ -74,8 +74,12 @@ def offer_session(ssl: Handle, der: bytes) -> None:
         raise OpenSSLError(take_errors())
 
 
+SERIALIZES = hasattr(lib, "i2d_SSL_SESSION")
+"""Whether it can be known what is in a session."""
+
+
 def _need_serialization() -> None:
-    if not hasattr(lib, "i2d_SSL_SESSION"):
+    if not SERIALIZES:
         message = "sessions of clients need cryptography 44 or later"
         raise NotImplementedError(message)
 

@@ -48,13 +48,18 @@ class EngineContext:
         self._lock = threading.Lock()
         self._trust = Trust(context.pinned_fingerprints, context.trust_callback)
         self._trust_digest = b"" if server_side else context.trust_digest()
-        self._resumes = server_side and (context.session_tickets or context.session_cache)
+        self._resumes = (
+            server_side
+            and (context.session_tickets or context.session_cache)
+            # Whose key a session was made with could not be told.
+            and (binding_sessions.SERIALIZES or not context.uses_psk)
+        )
         self.meets_clients = self._resumes or context.sni_callback is not None
         """Whether a client's name must be known before an SSL is made for it."""
         try:
             self._handle = binding.new_context(
                 server_side=server_side,
-                tickets=context.session_tickets,
+                tickets=context.session_tickets and (self._resumes or not server_side),
                 own_order=bool(context.options & Options.OP_CIPHER_SERVER_PREFERENCE),
             )
             self._translate(context)
@@ -73,7 +78,9 @@ class EngineContext:
                 binding.set_signature_algorithms, algorithms, "No signature algorithm can be selected"
             )
         self._verify(context)
-        binding_sessions.remember_sessions(handle, context.session_timeout, by_id=context.session_cache)
+        binding_sessions.remember_sessions(
+            handle, context.session_timeout, by_id=context.session_cache and self._resumes
+        )
         for identity in context.identities:
             self._present(identity, alone=len(context.identities) == 1)
         if self.server_side:
