@@ -20,6 +20,7 @@ from dtls.context import (
     PROTOCOL_DTLS_SERVER,
     Context,
 )
+from dtls.engines.openssl.association import Association
 from dtls.errors import SSLCertVerificationError, SSLError
 from dtls.settings.pins import as_fingerprint
 
@@ -230,6 +231,14 @@ def test_what_is_unset_during_a_handshake_still_counts_for_it(
     contexts[judge].dangerously_trust_by_callback(None)
     both.run()
     refusal(both, judge)
+
+
+def test_where_nothing_decides_nobody_is_trusted(own: IssuedCertificate) -> None:
+    """OpenSSL asks only where something does; were that to change, path validation must not be overruled."""
+    server = Context(PROTOCOL_DTLS_SERVER)
+    association = Association(server, server.connection(0.0))  # type: ignore[arg-type]
+    assert not association.trust.decides
+    assert association.judge(der(own), 0) == REJECTED
 
 
 # --- trust on first use ----------------------------------------------------------------------------------------------
