@@ -29,7 +29,7 @@ from dtls.endpoint import Endpoint
 from dtls.servers import DTLSServerSocket, create_server
 from dtls.sockets import DTLSSocket, create_connection
 from dtls.udp import Listener, Origin, Waker
-from dtls.wire import parse_client_hello_untrusted
+from dtls.wire import ContentType, parse_client_hello_untrusted
 
 from .hellos import OFFER, hello_body, whole
 from .loopback import HOSTS, PATIENCE, EchoServer, Worker, drain, needs_ipv6, pair, relay, wait_for
@@ -185,6 +185,30 @@ class Guest(Visitor):
             return False
         assert answer == self.question
         return True
+
+
+def test_a_server_that_only_sends_repeats_its_last_flight(client: Context, server: Context) -> None:
+    client.initial_retransmission_timeout = 0.05
+    finished: list[bytes] = []
+
+    def tap(sender: str, _: int, datagram: bytes) -> list[bytes]:
+        if sender == "server" and datagram[0] == ContentType.CHANGE_CIPHER_SPEC and not finished:
+            finished.append(datagram)
+            return []
+        return [datagram]
+
+    with (
+        create_server(("127.0.0.1", 0), context=server) as listening,
+        relay(listening.getsockname(), tap) as address,
+    ):
+        listening.settimeout(PATIENCE)
+        connecting = Worker(lambda: create_connection(address, PATIENCE, context=client))
+        accepted, _ = listening.accept()
+        with accepted:
+            wait_for(lambda: accepted.send(b"news") and not connecting.is_alive())
+            with connecting.result() as sock:
+                assert sock.recv() == b"news"
+    assert finished
 
 
 def test_five_hundred_clients_are_served_at_the_same_time(client: Context, server: Context) -> None:

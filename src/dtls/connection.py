@@ -115,6 +115,14 @@ class Connection(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def keeps_flight(self) -> bool:
+        """Whether the handshake's last flight is ours, and the peer may still ask for it again: read what it says.
+
+        It ends with the first message that the peer has protected (RFC 6347, 4.2.4).
+        """
+
+    @property
+    @abc.abstractmethod
     def max_message_size(self) -> int:
         """The longest message in bytes that one datagram of the context's MTU carries; 0 before the handshake."""
 

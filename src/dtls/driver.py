@@ -219,6 +219,9 @@ class Driver:
     def send(self, message: bytes | bytearray | memoryview, timeout: float | None) -> None:
         """Send one message. Raises as :meth:`~dtls.connection.Connection.send`, and for a full send buffer."""
         deadline = None
+        if self.connection.keeps_flight:
+            # Whoever only sends would not hear that the peer has not got it.
+            self.advance(messages=1)
         while True:
             with self._lock:
                 if self._unsent:
@@ -261,7 +264,7 @@ class Driver:
         what :meth:`send` raises.
         """
         with self._lock:
-            if self._unsent or self.error:
+            if self._unsent or self.error or self.connection.keeps_flight:
                 return False
             datagram = self.connection.protect(message)
         try:

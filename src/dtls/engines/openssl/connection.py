@@ -269,6 +269,10 @@ class OpenSSLConnection(Connection):
     # --- what was negotiated -------------------------------------------------------------------------------------
 
     @property
+    def keeps_flight(self) -> bool:
+        return self._flight.is_held and self._handshake is None
+
+    @property
     def max_message_size(self) -> int:
         return self._max_message_size
 
