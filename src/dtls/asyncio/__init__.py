@@ -11,5 +11,6 @@
 from .client import connect
 from .connection import DTLSConnection
 from .server import Server, serve
+from .transport import DTLSDatagramTransport, create_dtls_endpoint
 
-__all__ = ["DTLSConnection", "Server", "connect", "serve"]
+__all__ = ["DTLSConnection", "DTLSDatagramTransport", "Server", "connect", "create_dtls_endpoint", "serve"]

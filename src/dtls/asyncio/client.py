@@ -142,9 +142,7 @@ class ClientLink:
     def _note(self, event: Event) -> None:
         sink = self.sink
         if isinstance(event, HandshakeCompleted):
-            self.sink = self._make_sink(self)
-            if not self._shaken.done():
-                self._shaken.set_result(None)
+            self._establish()
         elif isinstance(event, HandshakeFailed):
             self._fail(event.error)
         elif sink is not None and isinstance(event, DataReceived):
@@ -154,7 +152,15 @@ class ClientLink:
         elif sink is not None and isinstance(event, AlertReceived):
             sink._end(event.error)
 
-    def _fail(self, error: SSLError) -> None:
+    def _establish(self) -> None:
+        try:
+            self.sink = self._make_sink(self)
+        except Exception as error:  # noqa: BLE001 - a protocol's fault is raised where the handshake is waited for
+            self._fail(error)
+        if not self._shaken.done():
+            self._shaken.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
         if not self._shaken.done():
             self._shaken.set_exception(error)
 

@@ -83,37 +83,41 @@ class DTLSConnection(Negotiated):
         :class:`~dtls.AssociationExpired`, an :class:`~dtls.SSLError` for a fatal alert; and :exc:`RuntimeError` if
         another task waits here already.
         """
-        messages = self._messages
-        while not messages:
-            if not self._receives:
-                if self._error is not None:
-                    raise self._error.with_traceback(None)
-                return b""
-            await self._arrival()
-        message = messages.popleft()
-        self._queued_bytes -= len(message)
-        return message
-
-    async def _arrival(self) -> None:
-        if self._waiter is not None:
-            text = "recv() was called while another task waits in it"
-            raise RuntimeError(text)
-        waiter = self._waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            if self._waiter is waiter:
-                self._waiter = None
+        if not self._messages and not await self._arrival():
+            return b""
+        return self._take()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
         """The next message; the iteration ends when the peer or this side has closed. Raises as :meth:`recv`."""
-        message = await self.recv()
-        if not message:
+        if not self._messages and not await self._arrival():
             raise StopAsyncIteration
+        return self._take()
+
+    def _take(self) -> bytes:
+        message = self._messages.popleft()
+        self._queued_bytes -= len(message)
         return message
+
+    async def _arrival(self) -> bool:
+        """Wait until there is a message; false when there will be none."""
+        while not self._messages:
+            if not self._receives:
+                if self._error is not None:
+                    raise self._error.with_traceback(None)
+                return False
+            if self._waiter is not None:
+                text = "recv() was called while another task waits in it"
+                raise RuntimeError(text)
+            waiter = self._waiter = self._loop.create_future()
+            try:
+                await waiter
+            finally:
+                if self._waiter is waiter:
+                    self._waiter = None
+        return True
 
     async def send(self, message: bytes | bytearray | memoryview) -> None:
         """Send one message; waits only while the socket's send buffer is full.
