@@ -59,9 +59,9 @@ class SecuredSocket:
     def sendto(self, data: bytes | bytearray | memoryview, *arguments: Any) -> int:
         """``sendto(data, address)`` or ``sendto(data, flags, address)``: send one message; its length in bytes.
 
-        An empty one is not sent, which no handler that says nothing has to mind. Raises :class:`~dtls.MessageTooLarge`,
-        :class:`~dtls.SSLZeroReturnError` if there is no association with ``address`` any more, :class:`~dtls.SSLTimeoutError` if
-        the socket's send buffer stays full for 5 s. Any thread may call it.
+        An empty one is not sent: no handler that says nothing has to mind. Raises :class:`~dtls.MessageTooLarge`,
+        :class:`~dtls.SSLZeroReturnError` if there is no association with ``address`` any more, and
+        :class:`~dtls.SSLTimeoutError` if the socket's send buffer stays full for 5 s. Any thread may call it.
         """
         self._server.send_message(data, arguments[-1])
         return len(data)

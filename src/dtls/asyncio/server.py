@@ -102,13 +102,13 @@ class Server:
         if not self._serving:
             return
         self._serving = False
+        self._set_step(self._shutdown_timeout, self.abort)
         for link in self._links:
             link.refuse_handshakes()
         for connection in self._tasks.values():
             connection._stop_receiving()
         if self._serving_forever is not None and not self._serving_forever.done():
             self._serving_forever.cancel()
-        self._step = self._loop.call_later(self._shutdown_timeout, self.abort)
         self._advance()
 
     def abort(self) -> None:
@@ -176,7 +176,7 @@ class Server:
         """A peer has completed its handshake: its handler begins."""
         place, channel = association.address, link.channel
         connection = DTLSConnection(
-            _Owner(link, association),
+            _Owner(self, link, association),
             channel,
             association.connection,
             place=place,
@@ -255,16 +255,19 @@ class Server:
 
 
 class _Owner:
-    """Closes one association of a link."""
+    """Closes one association of a server."""
 
-    __slots__ = ("_association", "_link")
+    __slots__ = ("_association", "_link", "_server")
 
-    def __init__(self, link: ServerLink, association: Association) -> None:
+    def __init__(self, server: Server, link: ServerLink, association: Association) -> None:
+        self._server = server
         self._link = link
         self._association = association
 
     def close_connection(self, connection: DTLSConnection) -> None:
-        self._link.close_association(self._association)
+        # While the server goes on, a late answer does no harm. When it closes, its socket stays a little for it.
+        patience = 0.0 if self._server.is_serving() else ANSWER_PATIENCE
+        self._link.close_association(self._association, patience=patience)
         connection._end(None)
 
 

@@ -1,0 +1,100 @@
+"""Event loops for the tests: each in debug mode, with a look at what is left when a test is over: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib.util
+import logging
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+T = TypeVar("T")
+PATIENCE = 30.0
+"""Seconds after which a test has failed. Only what hangs takes so long."""
+
+
+class LoopWithoutReaders(asyncio.SelectorEventLoop):
+    """As Windows's proactor, which watches no descriptors for others."""
+
+    def _unavailable(self, *_: Any) -> Any:
+        raise NotImplementedError
+
+    add_reader = remove_reader = add_writer = remove_writer = _unavailable
+
+
+def _uvloop() -> asyncio.AbstractEventLoop:
+    import uvloop  # noqa: PLC0415 - not everywhere
+
+    return uvloop.new_event_loop()
+
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.SelectorEventLoop,
+    "uvloop": _uvloop,
+    "without readers": LoopWithoutReaders,
+}
+needs_uvloop = pytest.mark.skipif(not importlib.util.find_spec("uvloop"), reason="uvloop is not installed")
+EVERY_LOOP = [pytest.param(name, marks=[needs_uvloop] if name == "uvloop" else []) for name in LOOPS]
+each_loop = pytest.mark.parametrize("loop_name", EVERY_LOOP)
+
+
+class _Records(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record.getMessage())
+
+
+def run(
+    main: Callable[[], Coroutine[Any, Any, T]],
+    loop_name: str = "asyncio",
+    *,
+    errors: list[dict[str, Any]] | None = None,
+) -> T:
+    """Run ``main`` in a new loop. Afterwards no task, timer, error or warning of asyncio's may be left.
+
+    ``errors`` takes what the loop's exception handler is given, which is a failure otherwise.
+    """
+    loop = LOOPS[loop_name]()
+    loop.set_debug(True)
+    loop.slow_callback_duration = PATIENCE  # a busy machine is no failure
+    unexpected: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: (unexpected if errors is None else errors).append(context))
+    said = _Records()
+    logging.getLogger("asyncio").addHandler(said)
+    try:
+        result = loop.run_until_complete(asyncio.wait_for(main(), PATIENCE))
+        loop.run_until_complete(_breathe())
+        left = [task for task in asyncio.all_tasks(loop) if not task.done()]
+        timers = [handle for handle in getattr(loop, "_scheduled", []) if not handle.cancelled()]
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
+        logging.getLogger("asyncio").removeHandler(said)
+    gc.collect()
+    assert unexpected == [], unexpected
+    assert left == [], left
+    assert timers == [], timers
+    assert said.records == [], said.records
+    return result
+
+
+async def _breathe() -> None:
+    """Let callbacks that are due be called: sockets are closed by some."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], Any]) -> Any:
+    """Wait for what no future tells."""
+    while not (value := condition()):  # noqa: ASYNC110 - there is no event
+        await asyncio.sleep(0.001)
+    return value

@@ -1,0 +1,922 @@
+"""Clients and servers in event loops: messages, addresses, the end of either side, and that nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import inspect
+import socket
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import dtls
+import dtls.asyncio
+from dtls.asyncio import DTLSConnection, Server, connect, serve
+from dtls.endpoint import EndpointLimits
+
+from .aio import PATIENCE, each_loop, run, until
+from .loopback import HOSTS, needs_ipv6
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dtls.certificates import IssuedCertificate
+    from dtls.context import Context
+
+HERE = "127.0.0.1"
+
+
+async def echo(connection: DTLSConnection) -> None:
+    async for message in connection:
+        await connection.send(message)
+
+
+def port_of(server: Server) -> int:
+    return int(server.sockets[0].getsockname()[1])
+
+
+def echoing(server: Context, **options: Any) -> Any:
+    """An echo server on loopback, to be entered."""
+    return serve(echo, HERE, 0, context=server, **{"shutdown_timeout": 5, **options})
+
+
+def client_of(running: Server, client: Context, **options: Any) -> Any:
+    """A client of an echo server, to be entered."""
+    options = {"server_hostname": "localhost", "timeout": PATIENCE, **options}
+    return connect(HERE, port_of(running), context=client, **options)
+
+
+class Handler:
+    """Keeps the server's side of associations for the test to do with what it likes."""
+
+    def __init__(self) -> None:
+        self.connections: list[DTLSConnection] = []
+        self.release = asyncio.Event()
+        self.cancelled = 0
+
+    async def __call__(self, connection: DTLSConnection) -> None:
+        self.connections.append(connection)
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    async def first(self) -> DTLSConnection:
+        await until(lambda: self.connections)
+        return self.connections[0]
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+@each_loop
+@pytest.mark.parametrize("host", HOSTS)
+def test_messages_go_both_ways(client: Context, server: Context, loop_name: str, host: str) -> None:
+    async def main() -> None:
+        async with (
+            serve(echo, host, 0, context=server) as running,
+            connect(host, port_of(running), context=client, timeout=PATIENCE) as connection,
+        ):
+            for number in range(200):
+                await connection.send(b"message %d" % number)
+                assert await connection.recv() == b"message %d" % number
+            assert connection.get_extra_info("peername")[:2] == running.sockets[0].getsockname()[:2]
+            (far,) = running.connections
+            assert far.get_extra_info("peername") == connection.get_extra_info("sockname")
+            assert far.get_extra_info("sockname")[:2] == connection.get_extra_info("peername")[:2]
+        assert running.sockets == ()
+        assert connection.is_closing()
+
+    run(main, loop_name)
+
+
+@each_loop
+def test_connect_and_serve_can_be_awaited(client: Context, server: Context, loop_name: str) -> None:
+    async def main() -> None:
+        running = await echoing(server)
+        assert running.is_serving()
+        assert running.get_loop() is asyncio.get_running_loop()
+        connection = await client_of(running, client)
+        await connection.send(b"hello")
+        assert await connection.recv() == b"hello"
+        await connection.close()
+        await connection.wait_closed()
+        running.close()
+        assert not running.is_serving()
+        await running.wait_closed()
+
+    run(main, loop_name)
+
+
+@each_loop
+def test_a_burst_comes_through_in_order_whether_or_not_it_is_waited_for(
+    client: Context, server: Context, loop_name: str
+) -> None:
+    async def main() -> None:
+        async with echoing(server) as running, client_of(running, client) as connection:
+            for _ in range(4):
+                for number in range(40):
+                    await connection.send(bytes([number]))
+                assert [await connection.recv() for _ in range(40)] == [bytes([n]) for n in range(40)]
+
+    run(main, loop_name)
+
+
+@each_loop
+def test_a_hundred_clients_do_not_hear_each_other(client: Context, server: Context, loop_name: str) -> None:
+    async def one(running: Server, number: int) -> None:
+        async with client_of(running, client) as connection:
+            for turn in range(5):
+                message = b"%d of client %d" % (turn, number)
+                await connection.send(message)
+                assert await connection.recv() == message
+
+    async def main() -> None:
+        async with echoing(server) as running:
+            await asyncio.gather(*(one(running, number) for number in range(100)))
+            assert running.statistics["handshakes_completed"] == 100
+
+    run(main, loop_name)
+
+
+def test_what_cannot_be_sent_is_refused_and_harms_nothing(client: Context, server: Context) -> None:
+    async def main() -> None:
+        async with echoing(server) as running, client_of(running, client) as connection:
+            limit = connection.max_message_size
+            with pytest.raises(dtls.MessageTooLarge) as caught:
+                await connection.send(bytes(limit + 1))
+            assert caught.value.limit == limit
+            with pytest.raises(ValueError, match="empty"):
+                await connection.send(b"")
+            with pytest.raises(TypeError):
+                await connection.send("text")
+            await connection.send(memoryview(bytearray(limit)))
+            assert await connection.recv() == bytes(limit)
+
+    run(main)
+
+
+def test_what_was_negotiated_can_be_had(
+    client: Context, server: Context, client_certificate: IssuedCertificate, ca: Any
+) -> None:
+    client.set_alpn_protocols(["coap"])
+    server.set_alpn_protocols(["coap"])
+    client.load_cert_chain(client_certificate.private_key_and_chain_pem)
+    server.load_verify_locations(cadata=ca.certificate_pem)
+    server.verify_mode = dtls.CERT_REQUIRED
+
+    async def main() -> None:
+        handler = Handler()
+        async with (
+            serve(handler, HERE, 0, context=server, shutdown_timeout=0) as running,
+            client_of(running, client) as near,
+        ):
+            far = await handler.first()
+            assert (near.server_side, far.server_side) == (False, True)
+            for end in (near, far):
+                assert end.version() == "DTLSv1.2"
+                assert end.cipher() == end.get_extra_info("cipher")
+                assert end.selected_alpn_protocol() == "coap"
+                assert end.get_extra_info("ssl_object") is end
+                assert end.get_extra_info("compression") is None
+                assert end.get_extra_info("nothing", "default") == "default"
+                assert end.max_message_size > 1000
+                assert end.getpeercert(True) == end.get_unverified_chain()[0] == end.get_verified_chain()[0]
+            assert near.get_extra_info("sslcontext") is client
+            assert near.getpeercert() == near.get_extra_info("peercert")
+            assert far.getpeercert()["subject"] == ((("commonName", "a client"),),)
+            assert "127.0.0.1" in repr(near)
+
+    run(main)
+
+
+# --- the queue -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept"),
+    [
+        (EndpointLimits(queued_messages=3), 3),
+        (EndpointLimits(queued_bytes=1000), 2),
+        (EndpointLimits(queued_bytes=1), 1),
+    ],
+    ids=["messages", "bytes", "one in any case"],
+)
+def test_the_newest_messages_are_dropped_when_nobody_reads(
+    client: Context, server: Context, limits: EndpointLimits, kept: int
+) -> None:
+    async def main() -> None:
+        handler = Handler()
+        async with (
+            serve(handler, HERE, 0, context=server, limits=limits, shutdown_timeout=0) as running,
+            client_of(running, client) as near,
+        ):
+            far = await handler.first()
+            for number in range(10):
+                await near.send(bytes([number]) * 400)
+            await until(lambda: far.statistics["dropped_queue_full"] == 10 - kept)
+            assert running.statistics["dropped_queue_full"] == 10 - kept
+            for number in range(kept):
+                assert await far.recv() == bytes([number]) * 400
+            await near.send(b"there is room again")
+            assert await far.recv() == b"there is room again"
+
+    run(main)
+
+
+def test_a_sender_without_pause_leaves_the_loop_to_others(client: Context, server: Context) -> None:
+    async def main() -> None:
+        async with echoing(server) as running, client_of(running, client) as connection:
+            heard = asyncio.ensure_future(connection.recv())
+            for _ in range(100_000):
+                await connection.send(b"hello")
+                if heard.done():
+                    break
+            assert await heard == b"hello"
+
+    run(main)
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+@each_loop
+def test_the_peers_close_ends_the_messages(client: Context, server: Context, loop_name: str) -> None:
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        async def handler(connection: DTLSConnection) -> None:
+            assert [message async for message in connection] == [b"last words"]
+            assert await connection.recv() == b""
+            with pytest.raises(dtls.SSLZeroReturnError):
+                await connection.send(b"too late")
+            await connection.wait_closed()
+            ended.set()
+
+        async with serve(handler, HERE, 0, context=server) as running:
+            async with client_of(running, client) as connection:
+                await connection.send(b"last words")
+            await ended.wait()
+
+    run(main, loop_name)
+
+
+@each_loop
+def test_a_handler_that_returns_closes_its_association(
+    client: Context, server: Context, loop_name: str
+) -> None:
+    async def handler(connection: DTLSConnection) -> None:
+        await connection.send(b"bye")
+
+    async def main() -> None:
+        async with (
+            serve(handler, HERE, 0, context=server) as running,
+            client_of(running, client) as connection,
+        ):
+            assert [message async for message in connection] == [b"bye"]
+            await connection.wait_closed()
+            assert running.connections == frozenset()
+
+    run(main, loop_name)
+
+
+def test_after_close_there_is_nothing_to_receive_and_nothing_can_be_sent(
+    client: Context, server: Context
+) -> None:
+    async def main() -> None:
+        async with echoing(server) as running:
+            connection = await client_of(running, client)
+            waiting = asyncio.ensure_future(connection.recv())
+            await asyncio.sleep(0)
+            await connection.close()
+            assert await waiting == b""
+            assert await connection.recv() == b""
+            assert [message async for message in connection] == []
+            with pytest.raises(dtls.SSLZeroReturnError):
+                await connection.send(b"hello")
+            await connection.close()
+            assert "closed" in repr(connection)
+
+    run(main)
+
+
+def test_a_handlers_fault_ends_its_association_and_no_other(client: Context, server: Context) -> None:
+    async def handler(connection: DTLSConnection) -> None:
+        async for message in connection:
+            if message == b"fail":
+                raise ArithmeticError
+            await connection.send(message)
+
+    errors: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        async with (
+            serve(handler, HERE, 0, context=server) as running,
+            client_of(running, client) as one,
+            client_of(running, client) as other,
+        ):
+            await one.send(b"fail")
+            assert await one.recv() == b""
+            await other.send(b"hello")
+            assert await other.recv() == b"hello"
+        (context,) = errors
+        assert isinstance(context["exception"], ArithmeticError)
+        assert "handler" in context["message"]
+
+    run(main, errors=errors)
+
+
+def test_a_handler_that_is_no_coroutine_function_is_reported(client: Context, server: Context) -> None:
+    errors: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        async with (
+            serve(lambda _: None, HERE, 0, context=server) as running,  # type: ignore[arg-type,return-value]
+            client_of(running, client) as connection,
+        ):
+            assert await connection.recv() == b""
+        assert isinstance(errors[0]["exception"], TypeError)
+
+    run(main, errors=errors)
+
+
+def test_an_idle_association_ends_its_handler_without_a_fault(client: Context, server: Context) -> None:
+    async def main() -> None:
+        ended: list[BaseException] = []
+
+        async def handler(connection: DTLSConnection) -> None:
+            try:
+                await connection.recv()
+            except dtls.AssociationExpired as error:
+                ended.append(error)
+                raise
+
+        limits = EndpointLimits(idle_timeout=0.05)
+        async with serve(handler, HERE, 0, context=server, limits=limits) as running:
+            async with client_of(running, client) as connection:
+                assert await connection.recv() == b""
+            await until(lambda: not running.connections)
+            assert len(ended) == 1
+            assert running.statistics["associations_expired"] == 1
+
+    run(main)
+
+
+def test_a_client_that_restarts_on_the_same_port_gets_in_and_the_old_association_ends(
+    client: Context, server: Context
+) -> None:
+    async def main() -> None:
+        handler = Handler()
+        async with serve(handler, HERE, 0, context=server, shutdown_timeout=0) as running:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.bind((HERE, 0))
+                own = probe.getsockname()
+            first = await client_of(running, client, local_addr=own)
+            old = await handler.first()
+            first._owner.channel.abort()  # killed: no word to anybody
+            async with client_of(running, client, local_addr=own) as second:
+                with pytest.raises(dtls.AssociationReplaced):
+                    await old.recv()
+                with pytest.raises(dtls.AssociationReplaced):
+                    await old.send(b"to whom?")
+                assert old.is_closing()
+                await until(lambda: len(handler.connections) == 2)
+                await handler.connections[1].send(b"welcome back")
+                assert await second.recv() == b"welcome back"
+                assert second.get_extra_info("sockname") == own
+            first._end(None)
+
+    run(main)
+
+
+# --- closing a server ------------------------------------------------------------------------------------------------
+
+
+@each_loop
+def test_a_server_that_closes_lets_handlers_finish(client: Context, server: Context, loop_name: str) -> None:
+    async def main() -> None:
+        async def handler(connection: DTLSConnection) -> None:
+            async for message in connection:
+                await connection.send(message)
+            await connection.send(b"the last of me")
+
+        async with serve(handler, HERE, 0, context=server) as running:
+            connection = await client_of(running, client)
+            await connection.send(b"hello")
+            assert await connection.recv() == b"hello"
+            running.close()
+            assert not running.is_serving()
+            assert [message async for message in connection] == [b"the last of me"]
+            await running.wait_closed()
+            assert running.sockets == ()
+            assert "closes_unanswered" not in running.statistics
+            await connection.close()
+
+    run(main, loop_name)
+
+
+def test_a_closing_server_cancels_handlers_at_the_deadline(client: Context, server: Context) -> None:
+    async def main() -> None:
+        handler = Handler()
+        async with (
+            serve(handler, HERE, 0, context=server, shutdown_timeout=0.05) as running,
+            client_of(running, client) as connection,
+        ):
+            await handler.first()
+            running.close()
+            assert handler.cancelled == 0
+            await running.wait_closed()
+            assert handler.cancelled == 1
+            assert await connection.recv() == b""
+
+    run(main)
+
+
+def test_a_closing_server_does_not_wait_for_ever_for_peers_that_are_gone(
+    client: Context, server: Context
+) -> None:
+    async def main() -> None:
+        async with echoing(server) as running:
+            connection = await client_of(running, client)
+            connection._owner.channel.abort()
+            running.close()
+            await running.wait_closed()
+            assert running.statistics["closes_unanswered"] == 1
+            connection._end(None)
+
+    run(main)
+
+
+def test_a_handler_that_ignores_its_cancellation_does_not_keep_the_server(
+    client: Context, server: Context, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        done = asyncio.Event()
+
+        async def stubborn(connection: DTLSConnection) -> None:
+            while not done.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await done.wait()
+
+        running = await serve(stubborn, HERE, 0, context=server, shutdown_timeout=0)
+        async with client_of(running, client):
+            await until(lambda: running.connections)
+            running.close()
+            await running.wait_closed()
+        assert "cancelled" in caplog.text
+        done.set()
+        await until(lambda: not running.connections)
+
+    run(main)
+
+
+def test_a_closing_server_gives_up_handshakes_and_lets_nobody_in(client: Context, server: Context) -> None:
+    async def main() -> None:
+        handler = Handler()
+        running = await serve(handler, HERE, 0, context=server, shutdown_timeout=5)
+        async with client_of(running, client):
+            await handler.first()
+            running.close()
+            with pytest.raises(dtls.HandshakeTimeout):
+                await client_of(running, client, timeout=0.2)
+            handler.release.set()
+            await running.wait_closed()
+            running.close()
+            await running.wait_closed()
+
+    run(main)
+
+
+@each_loop
+def test_serve_forever_ends_when_it_is_cancelled(client: Context, server: Context, loop_name: str) -> None:
+    async def main() -> None:
+        running = await echoing(server)
+        serving = asyncio.ensure_future(running.serve_forever())
+        async with client_of(running, client) as connection:
+            with pytest.raises(RuntimeError, match="already"):
+                await running.serve_forever()
+            serving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+            assert await connection.recv() == b""
+        assert running.sockets == ()
+        with pytest.raises(RuntimeError, match="closed"):
+            await running.serve_forever()
+
+    run(main, loop_name)
+
+
+def test_serve_forever_ends_when_the_server_is_closed(server: Context) -> None:
+    async def main() -> None:
+        running = await echoing(server)
+        serving = asyncio.ensure_future(running.serve_forever())
+        await asyncio.sleep(0)
+        running.close()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+
+    run(main)
+
+
+def test_a_server_may_be_aborted_while_it_closes(client: Context, server: Context) -> None:
+    async def main() -> None:
+        handler = Handler()
+        running = await serve(handler, HERE, 0, context=server, shutdown_timeout=PATIENCE)
+        async with client_of(running, client):
+            await handler.first()
+            running.close()
+            running.abort()
+            await running.wait_closed()
+            assert handler.cancelled == 1
+            running.abort()
+
+    run(main)
+
+
+# --- cancellation ----------------------------------------------------------------------------------------------------
+
+
+@each_loop
+def test_a_cancelled_recv_loses_no_message(client: Context, server: Context, loop_name: str) -> None:
+    async def main() -> None:
+        async with echoing(server) as running, client_of(running, client) as connection:
+            for number in range(50):
+                waiting = asyncio.ensure_future(connection.recv())
+                await asyncio.sleep(0)
+                await connection.send(bytes([number]))
+                # The message and the cancellation meet in the same step of the loop.
+                await until(functools.partial(_message_or_end, connection, waiting))
+                waiting.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    assert await waiting == bytes([number])
+                    continue
+                assert await connection.recv() == bytes([number])
+
+    run(main, loop_name)
+
+
+def _message_or_end(connection: DTLSConnection, waiting: asyncio.Future[bytes]) -> bool:
+    return bool(connection._messages) or waiting.done()
+
+
+def test_a_recv_that_is_cancelled_at_the_moment_of_delivery_loses_no_message(
+    client: Context, server: Context
+) -> None:
+    async def main() -> None:
+        async with echoing(server) as running, client_of(running, client) as connection:
+            waiting = asyncio.ensure_future(connection.recv())
+            await asyncio.sleep(0)
+            connection._deliver(b"exactly now")
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert await connection.recv() == b"exactly now"
+
+    run(main)
+
+
+def test_recv_with_a_timeout_can_be_tried_again(client: Context, server: Context) -> None:
+    async def main() -> None:
+        async with echoing(server) as running, client_of(running, client) as connection:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(connection.recv(), 0.01)
+            await connection.send(b"hello")
+            assert await asyncio.wait_for(connection.recv(), PATIENCE) == b"hello"
+
+    run(main)
+
+
+def test_two_tasks_cannot_wait_for_messages_at_once(client: Context, server: Context) -> None:
+    async def main() -> None:
+        async with echoing(server) as running, client_of(running, client) as connection:
+            waiting = asyncio.ensure_future(connection.recv())
+            await asyncio.sleep(0)
+            with pytest.raises(RuntimeError, match="another task"):
+                await connection.recv()
+            await connection.send(b"hello")
+            assert await waiting == b"hello"
+
+    run(main)
+
+
+@each_loop
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 5, 8, 13])
+def test_a_cancelled_connect_leaves_nothing(
+    client: Context, server: Context, loop_name: str, steps: int
+) -> None:
+    async def main() -> None:
+        async with echoing(server) as running:
+            task = asyncio.ensure_future(_connected(running, client))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await (await task).close()
+            assert steps or task.cancelled()
+
+    run(main, loop_name)
+
+
+def test_a_connect_that_is_cancelled_when_it_has_succeeded_tells_the_server(
+    client: Context, server: Context
+) -> None:
+    async def main() -> None:
+        async with echoing(server) as running:
+            task = asyncio.ensure_future(_connected(running, client))
+            for _ in range(10_000):
+                await asyncio.sleep(0)
+                if running.connections:
+                    break
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await (await task).close()
+            await until(lambda: not running.connections)
+
+    run(main)
+
+
+async def _connected(running: Server, client: Context) -> DTLSConnection:
+    connection = await client_of(running, client)
+    assert isinstance(connection, DTLSConnection)
+    return connection
+
+
+def test_the_end_of_the_loop_ends_servers_and_clients(client: Context, server: Context) -> None:
+    """``asyncio.run`` cancels every task when its main one is over."""
+
+    async def main() -> None:
+        started = asyncio.Event()
+
+        async def serving() -> None:
+            async with echoing(server) as running, client_of(running, client) as connection:
+                await connection.send(b"hello")
+                await connection.recv()
+                started.set()
+                await connection.recv()
+
+        task = asyncio.ensure_future(serving())
+        await started.wait()
+        assert not task.done()
+
+    asyncio.run(main(), debug=True)
+    gc.collect()
+
+
+def test_what_is_left_open_when_the_loop_ends_gives_a_resource_warning(
+    client: Context, server: Context
+) -> None:
+    async def main() -> None:
+        running = await echoing(server)
+        await client_of(running, client)
+        await until(lambda: running.connections)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        asyncio.run(main())
+        gc.collect()
+    assert {warning.category for warning in caught} == {ResourceWarning}
+    assert any("unclosed <Channel" in str(warning.message) for warning in caught)
+
+
+def test_what_is_made_and_not_awaited_does_nothing(client: Context, server: Context) -> None:
+    connect("localhost", 1, context=client)
+    serve(echo, "localhost", 1, context=server)
+    gc.collect()
+
+
+# --- who is there ----------------------------------------------------------------------------------------------------
+
+
+def test_each_address_of_a_name_is_tried_in_turn(
+    client: Context, server: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with echoing(server) as running:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+                silent.bind((HERE, 0))
+                addresses = [silent.getsockname(), running.sockets[0].getsockname()]
+                _resolve_to(monkeypatch, addresses)
+                async with connect("localhost", 1, context=client, timeout=1) as connection:
+                    await connection.send(b"hello")
+                    assert await connection.recv() == b"hello"
+
+    run(main)
+
+
+def _resolve_to(monkeypatch: pytest.MonkeyPatch, addresses: list[Any]) -> None:
+    found = [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", address) for address in addresses]
+
+    async def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+        return found
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+
+
+def test_the_error_that_tells_most_is_raised_and_has_the_others_as_notes(
+    server: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = dtls.create_default_context(cadata=_another_root())
+
+    async def main() -> None:
+        async with echoing(server) as running:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+                silent.bind((HERE, 0))
+                _resolve_to(monkeypatch, [running.sockets[0].getsockname(), silent.getsockname()])
+                with pytest.raises(dtls.SSLCertVerificationError) as caught:
+                    await connect("localhost", 1, context=stranger, timeout=1)
+        notes = getattr(caught.value, "__notes__", None)
+        assert notes is None or "did not complete" in notes[0]
+
+    run(main)
+
+
+def _another_root() -> bytes:
+    from dtls.certificates import CertificateAuthority  # noqa: PLC0415 - one test needs another root
+
+    return CertificateAuthority().certificate_pem
+
+
+def test_a_port_where_nobody_listens_is_told_from_silence(client: Context) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind((HERE, 0))
+        port = silent.getsockname()[1]
+
+        async def main() -> None:
+            with pytest.raises(dtls.HandshakeTimeout, match="did not complete"):
+                await connect(HERE, port, context=client, timeout=0.05)
+            silent.close()
+            client.initial_retransmission_timeout = 0.05
+            with pytest.raises(dtls.PeerUnreachable):
+                await connect(HERE, port, context=client, timeout=PATIENCE)
+
+        run(main)
+
+
+def test_the_contexts_own_deadline_counts_too(client: Context) -> None:
+    client.handshake_timeout = 0.05
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind((HERE, 0))
+
+        async def main() -> None:
+            for timeout in (None, PATIENCE):
+                with pytest.raises(dtls.HandshakeTimeout):
+                    await connect(*silent.getsockname(), context=client, timeout=timeout)
+
+        run(main)
+
+
+def test_a_name_that_does_not_resolve_is_an_os_error(client: Context) -> None:
+    async def main() -> None:
+        with pytest.raises(OSError, match=r".+"):
+            await connect("does-not-exist.invalid", 1, context=client, timeout=5)
+
+    run(main)
+
+
+def test_a_server_without_the_right_name_is_refused(client: Context, server: Context) -> None:
+    async def main() -> None:
+        async with echoing(server) as running:
+            with pytest.raises(dtls.SSLCertVerificationError):
+                await client_of(running, client, server_hostname="other.example")
+
+    run(main)
+
+
+def test_all_interfaces_means_both_families_on_one_port(client: Context, server: Context) -> None:
+    async def main() -> None:
+        async with serve(echo, None, 0, context=server) as running:
+            ports = {sock.getsockname()[1] for sock in running.sockets}
+            assert len(ports) == 1
+            families = {sock.family for sock in running.sockets}
+            assert socket.AF_INET in families
+            for host in [HERE] + ["::1"] * (socket.AF_INET6 in families):
+                async with connect(host, port_of(running), context=client, timeout=5) as connection:
+                    await connection.send(b"hello")
+                    assert await connection.recv() == b"hello"
+
+    run(main)
+
+
+def test_a_wildcard_socket_answers_from_the_address_that_was_asked(client: Context, server: Context) -> None:
+    async def main() -> None:
+        async with serve(echo, "0.0.0.0", 0, context=server) as running:  # noqa: S104 - that is what is tested
+            for host in ("127.0.0.2", "127.0.0.3"):
+                # The client's socket is connected, and hears no other address than the one it asked.
+                async with connect(
+                    host, port_of(running), context=client, server_hostname="localhost", timeout=5
+                ) as connection:
+                    await connection.send(b"hello")
+                    assert await connection.recv() == b"hello"
+                    (far,) = running.connections
+                    assert far.get_extra_info("sockname") == (host, port_of(running))
+                await until(lambda: not running.connections)
+
+    run(main)
+
+
+@needs_ipv6
+def test_a_dual_stack_socket_of_ones_own_serves_both_families(client: Context, server: Context) -> None:
+    async def main() -> None:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(("::", 0))
+        async with serve(echo, sock=sock, context=server) as running:
+            for host in (HERE, "::1"):
+                async with connect(host, port_of(running), context=client, timeout=5) as connection:
+                    await connection.send(b"hello")
+                    assert await connection.recv() == b"hello"
+
+    run(main)
+
+
+def test_a_connected_socket_of_ones_own_can_be_used(client: Context, server: Context) -> None:
+    async def main() -> None:
+        async with echoing(server) as running:
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock.connect(running.sockets[0].getsockname())
+            async with connect(sock=sock, context=client, server_hostname="localhost") as connection:
+                assert connection.get_extra_info("socket") is sock
+                await connection.send(b"hello")
+                assert await connection.recv() == b"hello"
+            assert sock.fileno() == -1
+
+    run(main)
+
+
+# --- misuse ----------------------------------------------------------------------------------------------------------
+
+
+def _udp() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda c, s: connect(HERE, 1, context=s), "client"),
+        (lambda c, s: connect(context=c), "not specified"),
+        (lambda c, s: connect(HERE, 1, context=c, timeout=0), "timeout"),
+        (lambda c, s: serve(echo, HERE, 0, context=c), "server's context"),
+        (lambda c, s: serve(echo, context=s), "specified"),
+        (lambda c, s: serve(echo, HERE, 0, context=s, shutdown_timeout=-1), "shutdown_timeout"),
+        (lambda c, s: serve(echo, HERE, 0, context=s, cookie_policy="perhaps"), "cookie_policy"),  # type: ignore[arg-type]
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(
+    client: Context, server: Context, wrong: Callable[[Context, Context], Any], words: str
+) -> None:
+    async def main() -> None:
+        with pytest.raises(ValueError, match=words):
+            await wrong(client, server)
+
+    run(main)
+
+
+def test_sockets_of_the_wrong_kind_are_refused(client: Context, server: Context) -> None:
+    async def main() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream, _udp() as plain, _udp() as bound:
+            bound.bind((HERE, 0))
+            plain.connect(bound.getsockname())
+            attempts: list[tuple[Any, str]] = [
+                (connect(sock=stream, context=client, server_hostname="x"), "datagram"),
+                (connect(sock=bound, context=client, server_hostname="x"), "connected"),
+                (connect(HERE, 1, sock=plain, context=client, server_hostname="x"), "together"),
+                (serve(echo, sock=plain, context=server), "connected"),
+                (serve(echo, HERE, 1, sock=bound, context=server), "same time"),
+            ]
+            for attempt, words in attempts:
+                with pytest.raises(ValueError, match=words):
+                    await attempt
+            with pytest.raises(TypeError, match="handler"):
+                await serve(None, HERE, 0, context=server)  # type: ignore[arg-type]
+
+    run(main)
+
+
+def test_a_port_that_is_taken_is_an_error_and_leaves_no_socket(server: Context) -> None:
+    async def main() -> None:
+        async with echoing(server) as running:
+            with pytest.raises(OSError, match="cannot bind"):
+                await serve(echo, HERE, port_of(running), context=server)
+            with pytest.raises(OSError, match="cannot bind"):
+                await serve(echo, [HERE, "127.0.0.2"], port_of(running), context=server)
+
+    run(main)
+
+
+def test_the_public_names_stay_as_they_are() -> None:
+    assert sorted(dtls.asyncio.__all__) == [
+        "DTLSConnection",
+        "DTLSDatagramTransport",
+        "Server",
+        "connect",
+        "create_dtls_endpoint",
+        "serve",
+    ]
+    assert [*inspect.signature(connect).parameters][:4] == ["host", "port", "context", "server_hostname"]
+    assert [*inspect.signature(serve).parameters][:4] == ["handler", "host", "port", "context"]
