@@ -24,7 +24,10 @@ class LoopWithoutReaders(asyncio.SelectorEventLoop):
     def _unavailable(self, *_: Any) -> Any:
         raise NotImplementedError
 
-    add_reader = remove_reader = add_writer = remove_writer = _unavailable
+    add_reader: Any = _unavailable
+    remove_reader: Any = _unavailable
+    add_writer: Any = _unavailable
+    remove_writer: Any = _unavailable
 
 
 def _uvloop() -> asyncio.AbstractEventLoop:

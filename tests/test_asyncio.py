@@ -378,7 +378,7 @@ def test_a_client_that_restarts_on_the_same_port_gets_in_and_the_old_association
                 own = probe.getsockname()
             first = await client_of(running, client, local_addr=own)
             old = await handler.first()
-            first._owner.channel.abort()  # killed: no word to anybody
+            first._channel.abort()  # killed: no word to anybody
             async with client_of(running, client, local_addr=own) as second:
                 with pytest.raises(dtls.AssociationReplaced):
                     await old.recv()
@@ -443,7 +443,7 @@ def test_a_closing_server_does_not_wait_for_ever_for_peers_that_are_gone(
     async def main() -> None:
         async with echoing(server) as running:
             connection = await client_of(running, client)
-            connection._owner.channel.abort()
+            connection._channel.abort()
             running.close()
             await running.wait_closed()
             assert running.statistics["closes_unanswered"] == 1

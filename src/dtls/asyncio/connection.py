@@ -125,10 +125,10 @@ class DTLSConnection(Negotiated):
         Raises :class:`~dtls.MessageTooLarge` over :attr:`max_message_size`, :exc:`ValueError` for an empty one,
         :class:`~dtls.SSLZeroReturnError` when the association is closed, and otherwise what ended it.
         """
-        self._sent += 1
-        if not self._sent % SENDS_IN_A_ROW:
-            await asyncio.sleep(0)
         channel = self._channel
+        self._sent += 1
+        if not self._sent % SENDS_IN_A_ROW and not channel.full:
+            await asyncio.sleep(0)
         while channel.full:
             await channel.room()
         if self._closing:
