@@ -19,6 +19,7 @@ from dtls.asyncio import DTLSConnection, Server, connect, serve
 from dtls.endpoint import EndpointLimits
 
 from .aio import PATIENCE, each_loop, run, until
+from .hellos import hello_body, whole
 from .loopback import HOSTS, needs_ipv6
 
 if TYPE_CHECKING:
@@ -392,6 +393,49 @@ def test_a_client_that_restarts_on_the_same_port_gets_in_and_the_old_association
             first._end(None)
 
     run(main)
+
+
+def test_a_forged_hello_from_a_peers_address_changes_nothing(client: Context, server: Context) -> None:
+    async def main() -> None:
+        async with echoing(server) as running, client_of(running, client) as connection:
+            sock = connection.get_extra_info("socket")
+            for forged in (whole(hello_body()), whole(hello_body(cookie=bytes(32)), message_sequence=1)):
+                sock.send(forged)
+                await connection.send(b"hello")
+                assert await connection.recv() == b"hello"
+            assert running.statistics["cookies_sent"] == 3
+            assert running.statistics["handshakes_begun"] == len(running.connections) == 1
+
+    run(main)
+
+
+@each_loop
+def test_a_thousand_handshakes_at_once_all_complete(client: Context, server: Context, loop_name: str) -> None:
+    count = 1000 if loop_name == "asyncio" else 200
+    client.handshake_timeout = server.handshake_timeout = PATIENCE
+
+    async def main() -> None:
+        underway = 0
+
+        async def one(running: Server, number: int) -> None:
+            nonlocal underway
+            async with client_of(running, client) as connection:
+                underway = max(underway, sum(link.endpoint.handshakes for link in running._links))
+                await all_there.wait()
+                async with some:  # a socket's buffer does not hold a thousand messages
+                    await connection.send(b"%d" % number)
+                    assert await connection.recv() == b"%d" % number
+
+        all_there, some = asyncio.Event(), asyncio.Semaphore(20)
+        async with echoing(server) as running:
+            clients = [asyncio.ensure_future(one(running, number)) for number in range(count)]
+            await until(lambda: len(running.connections) == count or any(task.done() for task in clients))
+            assert running.statistics["handshakes_completed"] == count
+            all_there.set()
+            await asyncio.gather(*clients)
+        assert underway > 1
+
+    run(main, loop_name)
 
 
 # --- closing a server ------------------------------------------------------------------------------------------------
