@@ -34,6 +34,7 @@ async def resolve(
 
     Raises :exc:`OSError` (``socket.gaierror``) if it has none, :class:`~dtls.SSLTimeoutError` if that took too long.
     """
+    host = host or None  # an empty one means all interfaces, as it does to a socket
     wanted: dict[str, Any] = {"family": family, "type": socket.SOCK_DGRAM, "proto": proto}
     found: list[Any] = []
     with contextlib.suppress(socket.gaierror):  # a name, not an address: that may take time

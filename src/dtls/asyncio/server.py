@@ -347,7 +347,7 @@ async def _bind(
     if port is None:
         message = "Neither host/port nor sock were specified"
         raise ValueError(message)
-    hosts: list[str | None] = [host or None] if host is None or isinstance(host, str) else list(host)
+    hosts: list[str | None] = [host] if host is None or isinstance(host, str) else list(host)
     addresses: dict[Address, None] = {}
     for one in hosts:
         found = await resolve(one, port, family=family, flags=flags)
@@ -362,7 +362,7 @@ async def _bind(
             try:
                 made = bound_socket(place, reuse_port=reuse_port)
             except OSError as error:
-                if socks and None in hosts and error.errno in _NO_SUCH_FAMILY:
+                if socks and not all(hosts) and error.errno in _NO_SUCH_FAMILY:
                     continue  # all interfaces were asked for, and there is no IPv6 here
                 raise
             socks.append(made)
