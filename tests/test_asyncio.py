@@ -7,8 +7,10 @@ import contextlib
 import functools
 import gc
 import inspect
+import math
 import socket
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -724,13 +726,47 @@ def test_what_is_left_open_when_the_loop_ends_gives_a_resource_warning(
         asyncio.run(main())
         gc.collect()
     assert {warning.category for warning in caught} == {ResourceWarning}
-    assert any("unclosed <Channel" in str(warning.message) for warning in caught)
+    assert any("unclosed <dtls.asyncio.Channel" in str(warning.message) for warning in caught)
 
 
 def test_what_is_made_and_not_awaited_does_nothing(client: Context, server: Context) -> None:
     connect("localhost", 1, context=client)
     serve(echo, "localhost", 1, context=server)
     gc.collect()
+
+
+@pytest.mark.parametrize("closer", ["client", "server"])
+def test_the_keys_of_an_ended_association_go_at_once(client: Context, server: Context, closer: str) -> None:
+    """Without a collection of garbage: each holds tens of kilobytes."""
+
+    async def main() -> None:
+        kept: list[weakref.ref[Any]] = []
+
+        async def handler(connection: DTLSConnection) -> None:
+            kept.append(weakref.ref(connection._connection))
+            async for message in connection:
+                await connection.send(message)
+                if closer == "server":
+                    return
+
+        async with serve(handler, HERE, 0, context=server) as running:
+            for _ in range(3):
+                async with client_of(running, client) as connection:
+                    await connection.send(b"hello")
+                    assert await connection.recv() == b"hello"
+                    kept.append(weakref.ref(connection._connection))
+                del connection
+            await until(lambda: not running.connections)
+            await until(lambda: not len(running._links[0].endpoint))
+            await asyncio.sleep(0)
+            assert [ref() for ref in kept] == [None] * 6
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(main)
+    finally:
+        gc.enable()
 
 
 # --- who is there ----------------------------------------------------------------------------------------------------
@@ -905,6 +941,8 @@ def _udp() -> socket.socket:
         (lambda c, s: connect(HERE, 1, context=s), "client"),
         (lambda c, s: connect(context=c), "not specified"),
         (lambda c, s: connect(HERE, 1, context=c, timeout=0), "timeout"),
+        (lambda c, s: connect(HERE, 1, context=c, timeout=math.inf), "timeout"),
+        (lambda c, s: serve(echo, HERE, 0, context=s, shutdown_timeout=math.inf), "shutdown_timeout"),
         (lambda c, s: serve(echo, HERE, 0, context=c), "server's context"),
         (lambda c, s: serve(echo, context=s), "specified"),
         (lambda c, s: serve(echo, HERE, 0, context=s, shutdown_timeout=-1), "shutdown_timeout"),

@@ -299,6 +299,17 @@ def test_a_clients_context_is_refused(client: Context) -> None:
         DTLSServer((HERE, 0), Upper, context=client)
 
 
+@pytest.mark.skipif(not hasattr(socketserver, "ForkingMixIn"), reason="this system does not fork")
+def test_forking_is_refused(server: Context) -> None:
+    """Two processes would encrypt different messages under one key and record number."""
+
+    class Forking(socketserver.ForkingMixIn, DTLSServer):
+        pass
+
+    with pytest.raises(TypeError, match="fork"):
+        Forking((HERE, 0), Upper, context=server)
+
+
 def test_the_socket_of_a_request_tells_where_it_is(client: Context, server: Context) -> None:
     seen: list[Any] = []
 

@@ -79,6 +79,7 @@ class DTLSServer(socketserver.UDPServer):
     """A :class:`socketserver.UDPServer` whose peers speak DTLS.
 
     Class attributes and hooks are the same; ``max_packet_size`` has no use, since a message comes whole.
+    :class:`socketserver.ForkingMixIn` is refused, since two processes must not use one association's keys.
     ``RequestHandlerClass`` may be a :class:`socketserver.DatagramRequestHandler` too. Retransmissions happen when
     ``serve_forever`` polls, so that its ``poll_interval`` should stay below a second.
 
@@ -98,6 +99,12 @@ class DTLSServer(socketserver.UDPServer):
         limits: EndpointLimits | None = None,
         cookie_policy: CookiePolicy = "always",
     ) -> None:
+        if isinstance(self, getattr(socketserver, "ForkingMixIn", ())):
+            message = (
+                "a DTLS server cannot fork for each message: two processes would encrypt under one key with the"
+                " same numbers; use ThreadingMixIn"
+            )
+            raise TypeError(message)
         self.context = context
         self._endpoint = Endpoint(context, limits=limits, cookie_policy=cookie_policy)
         self._lock = threading.RLock()

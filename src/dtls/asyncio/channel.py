@@ -44,6 +44,19 @@ class Consumer(Protocol):
         """Whether the socket's send buffer is full from now on."""
 
 
+class _Nobody:
+    """The consumer of a channel that is closed."""
+
+    def datagrams_received(self, batch: list[Any]) -> None:
+        """They are too late."""
+
+    def error_received(self, error: OSError) -> None:
+        """It is too late."""
+
+    def room_changed(self, full: bool) -> None:
+        """It is too late."""
+
+
 class Channel:
     """Runs ``sock``, which is taken over, for a consumer.
 
@@ -83,6 +96,7 @@ class Channel:
         except OSError:
             self.peername = None
             listener = Listener(sock, branches=False)
+            listener.statistics = self.statistics
             self.own_address: Callable[[Origin], Any] = listener.own_address
             if listener.reports_local:
                 self._receive = _receive_from(listener)
@@ -105,7 +119,7 @@ class Channel:
             self._send = self._send_by_transport
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {'closed' if self.closed else self.sockname}>"
+        return f"<dtls.asyncio.{type(self).__name__} {'closed' if self.closed else self.sockname}>"
 
     def __del__(self) -> None:
         if getattr(self, "closed", True):
@@ -253,8 +267,11 @@ class Channel:
             self._stop_watching()
         self.sock.close()
         self._wake(len(self._waiters))
-        if self._on_closed is not None:
-            self._on_closed()
+        # What knew one another lets go, so that the keys need not wait for a collection of garbage.
+        self._consumer = _Nobody()
+        on_closed, self._on_closed = self._on_closed, None
+        if on_closed is not None:
+            on_closed()
 
     def _stop_watching(self) -> None:
         descriptor = self.sock.fileno()
@@ -324,7 +341,7 @@ class Alarm:
     ) -> None:
         self._loop = loop
         self._now = now
-        self._ring = ring
+        self._ring: Callable[[], object] | None = ring
         self._at = 0.0
         self._handle: asyncio.TimerHandle | None = None
 
@@ -335,10 +352,16 @@ class Alarm:
                 return
             self._handle.cancel()
             self._handle = None
-        if at is not None:
+        if at is not None and self._ring is not None:
             self._at = at
             self._handle = self._loop.call_later(max(0.0, at - self._now()), self._rings)
 
     def _rings(self) -> None:
         self._handle = None
-        self._ring()
+        if self._ring is not None:
+            self._ring()
+
+    def stop(self) -> None:
+        """Ring no more."""
+        self.set_by(None)
+        self._ring = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -135,7 +136,10 @@ class ClientLink:
         for datagram in connection.datagrams_to_send(time.monotonic()):
             channel.offer(datagram, None)
         ended = connection.state not in (_HANDSHAKING, ConnectionState.ESTABLISHED)
-        self._alarm.set_by(None if ended or channel.closed else connection.next_timeout())
+        if ended or channel.closed:
+            self._alarm.stop()
+        else:
+            self._alarm.set_by(connection.next_timeout())
         if ended and connection.state is not ConnectionState.CLOSING:
             channel.close()
 
@@ -176,7 +180,6 @@ class ClientLink:
         """Say close_notify if that can be done at once, and close the socket now."""
         self.connection.close(time.monotonic())
         self._go_on([])
-        self._alarm.set_by(None)
         self.channel.abort()
         if self.sink is not None:
             self.sink._end(None)
@@ -206,8 +209,8 @@ async def open_link(
         message = f"Cannot create a client with a {context.protocol.name} context"
         raise ValueError(message)
     seconds = context.handshake_timeout if timeout is None else timeout
-    if not seconds > 0:
-        message = f"timeout must be greater than 0 seconds, not {timeout!r}"
+    if not 0 < seconds < math.inf:
+        message = f"timeout must be greater than 0 seconds and finite, not {timeout!r}"
         raise ValueError(message)
     deadline = time.monotonic() + seconds
 

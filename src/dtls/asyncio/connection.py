@@ -39,6 +39,28 @@ class DTLSConnection(Negotiated):
     One task may receive at a time, while any others send. All of it may be cancelled: no message is lost by it.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_channel",
+        "_closed_waiters",
+        "_closing",
+        "_connection",
+        "_error",
+        "_loop",
+        "_messages",
+        "_most_bytes",
+        "_most_messages",
+        "_over",
+        "_owner",
+        "_peername",
+        "_place",
+        "_queued_bytes",
+        "_receives",
+        "_sent",
+        "_sockname",
+        "_waiter",
+    )
+
     def __init__(
         self,
         owner: Owner,
@@ -50,7 +72,7 @@ class DTLSConnection(Negotiated):
         sockname: Any,
         limits: EndpointLimits,
     ) -> None:
-        self._owner = owner
+        self._owner: Owner | None = owner
         self._channel = channel
         self._loop = channel.loop
         self._connection = connection
@@ -153,7 +175,7 @@ class DTLSConnection(Negotiated):
         await self.wait_closed()
 
     def _start_closing(self) -> None:
-        if not self._closing:
+        if not self._closing and self._owner is not None:
             self._closing = True
             self._stop_receiving()
             self._owner.close_connection(self)
@@ -238,6 +260,9 @@ class DTLSConnection(Negotiated):
         if not self._closing:
             self._error = error
         self._closing = True
+        self._owner = (
+            None  # which knows us: the keys are to go when the last who uses us does, not at a collection
+        )
         self._stop_receiving()
         waiters, self._closed_waiters = self._closed_waiters, []
         for waiter in waiters:

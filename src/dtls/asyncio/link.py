@@ -109,7 +109,8 @@ class ServerLink:
             else:
                 error = event.error if isinstance(event, AlertReceived) else None
                 logger.debug("association with %s ended: %s", peername(association.address), error)
-                association.application._end(error)
+                sink, association.application = association.application, None
+                sink._end(error)
 
     # --- the end -------------------------------------------------------------------------------------------------
 
@@ -132,7 +133,7 @@ class ServerLink:
     def close(self, on_closed: Callable[[], object] | None = None) -> None:
         """Say close_notify to every peer and close the socket. Then ``on_closed``."""
         self.close_all()
-        self._alarm.set_by(None)
+        self._alarm.stop()
         self.channel.close(on_closed)
 
     @property

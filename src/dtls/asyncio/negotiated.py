@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class Negotiated:
     """Looks into a :class:`dtls.Connection`, whose handshake is complete. It is what ``ssl_object`` is elsewhere."""
 
+    __slots__ = ()
     _connection: Connection
 
     @property

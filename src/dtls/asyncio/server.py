@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import socket
 from typing import TYPE_CHECKING
 
@@ -47,8 +48,8 @@ class Server:
     """
 
     def __init__(self, handler: Handler, shutdown_timeout: float) -> None:
-        if not shutdown_timeout >= 0:
-            message = f"shutdown_timeout must be at least 0 seconds, not {shutdown_timeout!r}"
+        if not 0 <= shutdown_timeout < math.inf:
+            message = f"shutdown_timeout must be at least 0 seconds and finite, not {shutdown_timeout!r}"
             raise ValueError(message)
         self._loop = asyncio.get_running_loop()
         self._handler = handler

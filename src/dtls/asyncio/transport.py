@@ -177,6 +177,11 @@ class _Peer:
         self.association = association
         self.address = address
 
+    def close(self) -> None:
+        association = self.association
+        self._transport._link.close_association(association)
+        association.application = None  # which is us: the keys are to go now, not at a collection of garbage
+
     def _deliver(self, message: bytes) -> None:
         transport = self._transport
         if not transport._closing:
@@ -229,7 +234,7 @@ class ServerTransport(DTLSDatagramTransport):
         peer = self._peers.get(addr)
         if peer is not None:
             self._peers.discard(peer.address, peer)
-            self._link.close_association(peer.association)
+            peer.close()
 
     def negotiated(self, addr: Any) -> NegotiatedView | None:
         """What was negotiated with one peer: its certificate, the cipher and so on; ``None`` for one not known."""
