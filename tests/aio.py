@@ -60,20 +60,22 @@ def run(
     loop_name: str = "asyncio",
     *,
     errors: list[dict[str, Any]] | None = None,
+    debug: bool = True,
+    patience: float = PATIENCE,
 ) -> T:
     """Run ``main`` in a new loop. Afterwards no task, timer, error or warning of asyncio's may be left.
 
-    ``errors`` takes what the loop's exception handler is given, which is a failure otherwise.
+    ``errors`` takes what the loop's exception handler is given, which is a failure otherwise. ``debug`` makes it slow.
     """
     loop = LOOPS[loop_name]()
-    loop.set_debug(True)
+    loop.set_debug(debug)
     loop.slow_callback_duration = PATIENCE  # a busy machine is no failure
     unexpected: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: (unexpected if errors is None else errors).append(context))
     said = _Records()
     logging.getLogger("asyncio").addHandler(said)
     try:
-        result = loop.run_until_complete(asyncio.wait_for(main(), PATIENCE))
+        result = loop.run_until_complete(asyncio.wait_for(main(), patience))
         loop.run_until_complete(_breathe())
         left = [task for task in asyncio.all_tasks(loop) if not task.done()]
         timers = [handle for handle in getattr(loop, "_scheduled", []) if not handle.cancelled()]

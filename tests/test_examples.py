@@ -33,7 +33,7 @@ def directory(tmp_path: Path, ca: CertificateAuthority, server_certificate: Issu
 
 
 def command(name: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-W", "error", "-X", "dev", str(EXAMPLES / name), *arguments]
+    return [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
 
 
 @contextlib.contextmanager

@@ -197,13 +197,9 @@ class Server:
             if connection._ended_by(error):
                 logger.info("the association with %s ended: %s", connection.get_extra_info("peername"), error)
             else:
-                self._loop.call_exception_handler(
-                    {
-                        "message": f"Unhandled exception in the handler of {connection!r}",
-                        "exception": error,
-                        "task": asyncio.current_task(),
-                    }
-                )
+                message = f"Unhandled exception in the handler of {connection!r}"
+                # Not with this task as "task": since Python 3.12 that is for others than the task itself to report.
+                self._loop.call_exception_handler({"message": message, "exception": error})
         finally:
             connection._start_closing()
 
