@@ -65,11 +65,12 @@ class EndpointLimits:
     """Received from one peer and waiting for the application, where the I/O layer queues them (``dtls.asyncio``). The
     newest beyond are dropped, and counted as ``dropped_queue_full``: a peer that sends faster than it is read."""
     queued_bytes: int = 1_048_576
-    """As ``queued_messages``, in bytes. One message is held in any case."""
+    """As ``queued_messages``, in bytes. One message is held in any case. Every association may come to hold as much."""
     idle_timeout: float | None = None
     """Seconds without a message from an established peer after which the association ends, with close_notify and
     :class:`~dtls.AssociationExpired`; greater than 0, ``None`` for never. What is sent to the peer does not count: it
-    may be gone, or have begun under another address. A server whose peers come and go needs one."""
+    may be gone, or have begun under another address. A server whose peers come and go needs one. It is not for
+    associations that were released: there ``settimeout`` serves."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
