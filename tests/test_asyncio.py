@@ -226,8 +226,9 @@ def test_the_newest_messages_are_dropped_when_nobody_reads(
             assert running.statistics["dropped_queue_full"] == 10 - kept
             for number in range(kept):
                 assert await far.recv() == bytes([number]) * 400
-            await near.send(b"there is room again")
-            assert await far.recv() == b"there is room again"
+            for number in range(kept):
+                await near.send(bytes([number]) * 400)
+            await until(lambda: len(far._messages) == kept)  # there is room again for as many
 
     run(main)
 
@@ -240,6 +241,8 @@ def test_a_sender_without_pause_leaves_the_loop_to_others(client: Context, serve
                 await connection.send(b"hello")
                 if heard.done():
                     break
+            else:
+                pytest.fail("nobody else had a turn")
             assert await heard == b"hello"
 
     run(main)
@@ -366,6 +369,31 @@ def test_an_idle_association_ends_its_handler_without_a_fault(client: Context, s
             await until(lambda: not running.connections)
             assert len(ended) == 1
             assert running.statistics["associations_expired"] == 1
+
+    run(main)
+
+
+def test_messages_are_signs_of_life(client: Context, server: Context) -> None:
+    async def main() -> None:
+        limits = EndpointLimits(idle_timeout=PATIENCE)
+        async with echoing(server, limits=limits) as running, client_of(running, client) as connection:
+            (association,) = running._links[0].endpoint.established.values()
+            before = association.heard_at
+            await connection.send(b"hello")
+            assert await connection.recv() == b"hello"
+            assert association.heard_at > before
+
+    run(main)
+
+
+def test_nobody_can_join_a_servers_port(server: Context) -> None:
+    async def main() -> None:
+        async with echoing(server) as running:
+            (sock,) = running.sockets
+            assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+        async with echoing(server, reuse_port=True) as running:
+            (sock,) = running.sockets
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
 
     run(main)
 

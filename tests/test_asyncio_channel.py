@@ -138,7 +138,11 @@ def test_a_socket_that_stays_full_is_closed_all_the_same(
             connection = await client_on(sock, client)
             sock.full = True
             await connection.send(b"never arrives")
+            waiting = asyncio.ensure_future(connection.send(b"nor does this"))
+            await asyncio.sleep(0)
             await connection.close()
+            with pytest.raises(dtls.SSLZeroReturnError):
+                await waiting
             assert sock.fileno() == -1
             assert connection.statistics["dropped_send_buffer_full"] >= 1
 

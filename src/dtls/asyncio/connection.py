@@ -257,8 +257,7 @@ class DTLSConnection(Negotiated):
         if self._over:
             return
         self._over = True
-        if not self._closing:
-            self._error = error
+        self._error = error
         self._closing = True
         self._owner = (
             None  # which knows us: the keys are to go when the last who uses us does, not at a collection
