@@ -8,6 +8,7 @@ import functools
 import gc
 import inspect
 import math
+import random
 import socket
 import warnings
 import weakref
@@ -337,6 +338,23 @@ def test_a_handlers_fault_ends_its_association_and_no_other(client: Context, ser
     run(main, errors=errors)
 
 
+def test_a_handler_that_sends_to_who_has_gone_is_not_at_fault(client: Context, server: Context) -> None:
+    async def main() -> None:
+        gone = asyncio.Event()
+
+        async def handler(connection: DTLSConnection) -> None:
+            await gone.wait()
+            await connection.wait_closed()
+            await connection.send(b"too late")
+
+        async with serve(handler, HERE, 0, context=server) as running:
+            await (await client_of(running, client)).close()
+            gone.set()
+            await until(lambda: running.statistics["handshakes_completed"] and not running.connections)
+
+    run(main)
+
+
 def test_a_handler_that_is_no_coroutine_function_is_reported(client: Context, server: Context) -> None:
     errors: list[dict[str, Any]] = []
 
@@ -467,6 +485,83 @@ def test_a_thousand_handshakes_at_once_all_complete(client: Context, server: Con
         assert underway > 1
 
     run(main, loop_name, debug=False, patience=patience)
+
+
+@each_loop
+def test_noise_harms_nobody(client: Context, server: Context, loop_name: str) -> None:
+    chance = random.Random(1)  # noqa: S311 - repeatable, not secret
+
+    async def main() -> None:
+        async with echoing(server) as running, client_of(running, client) as connection:
+            own = connection.get_extra_info("socket")
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+                stranger.connect(running.sockets[0].getsockname())
+                for sock in (own, stranger):
+                    for beginning in (
+                        b"",
+                        b"\x14",
+                        b"\x15",
+                        b"\x16\xfe\xfd",
+                        b"\x17\xfe\xfd\0\1",
+                        b"\x19",
+                        b"\xff",
+                    ):
+                        for length in (0, 1, 12, 13, 14, 60, 1400):
+                            sock.send(beginning + chance.randbytes(length))
+                        await connection.send(beginning + b"hello")
+                        assert await connection.recv() == beginning + b"hello"
+            assert len(running.connections) == 1
+            assert running.statistics["dropped_no_association"] > 0
+
+    run(main, loop_name)
+
+
+def test_a_handler_that_cancels_itself_ends_its_association(client: Context, server: Context) -> None:
+    async def handler(connection: DTLSConnection) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await connection.recv()
+
+    async def main() -> None:
+        async with (
+            serve(handler, HERE, 0, context=server) as running,
+            client_of(running, client) as connection,
+        ):
+            assert await connection.recv() == b""
+            assert running.connections == frozenset()
+            assert running.is_serving()
+
+    run(main)
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="needs Python 3.12")
+def test_tasks_may_be_eager(client: Context, server: Context) -> None:
+    """A handler then runs before the association's messages can reach it, and may end at once."""
+
+    async def handler(connection: DTLSConnection) -> None:
+        await connection.send(b"welcome")
+        if await connection.recv() == b"again":
+            await connection.send(b"bye")
+
+    async def at_once(connection: DTLSConnection) -> None:
+        pass
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
+        async with (
+            serve(handler, HERE, 0, context=server) as running,
+            client_of(running, client) as connection,
+        ):
+            assert await connection.recv() == b"welcome"
+            await connection.send(b"again")
+            assert [message async for message in connection] == [b"bye"]
+        async with serve(at_once, HERE, 0, context=server) as running:
+            async with client_of(running, client) as connection:
+                assert await connection.recv() == b""
+            assert running.connections == frozenset()
+
+    run(main)
 
 
 # --- closing a server ------------------------------------------------------------------------------------------------

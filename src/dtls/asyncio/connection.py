@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dtls.connection import ConnectionState
 from dtls.errors import MessageTooLarge, SSLZeroReturnError
 
 from .negotiated import Negotiated, extra_info
@@ -250,7 +251,8 @@ class DTLSConnection(Negotiated):
 
     def _ended_by(self, error: BaseException) -> bool:
         """Whether ``error`` is what ended the association, or only says that it has ended."""
-        return error is self._error or (self._over and isinstance(error, SSLZeroReturnError))
+        over = self._connection.state is not ConnectionState.ESTABLISHED
+        return error is self._error or (over and isinstance(error, SSLZeroReturnError))
 
     def _end(self, error: SSLError | None) -> None:
         """The association has ended: by close_notify, or by ``error``."""

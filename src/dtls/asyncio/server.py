@@ -324,7 +324,8 @@ def serve(
             socks = await _bind(host, port, family, flags, reuse_port=reuse_port)
         links: list[ServerLink] = []
         try:
-            links += [ServerLink(server.get_loop(), made, new_endpoint(), server.make_sink) for made in socks]
+            for made in socks:
+                links.append(ServerLink(server.get_loop(), made, new_endpoint(), server.make_sink))  # noqa: PERF401 - those made so far are closed if one fails
             await server.open(links)
         except BaseException:
             for link in links:
