@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
 import select
+import socketserver
 import subprocess
 import time
 from dataclasses import dataclass
@@ -14,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import dtls
+import dtls.asyncio
 from dtls import SSLCertVerificationError, SSLError
 from dtls.certificates import CertificateAuthority
 from dtls.sockets import create_connection
+from dtls.socketserver import DTLSServer, ThreadingDTLSServer
 
+from .aio import each_loop, run, until
 from .loopback import HOSTS, PATIENCE, EchoServer, Worker, relay
 
 if TYPE_CHECKING:
@@ -441,3 +446,59 @@ def test_our_finished_is_repeated_under_a_new_record_number(peers: Peers, client
     assert lost
     assert len(finished) >= 2
     assert len(set(finished)) >= 2
+
+
+# --- in event loops --------------------------------------------------------------------------------------------------
+
+
+@each_loop
+def test_an_asyncio_server_serves_its_clients(peers: Peers, server: Context, loop_name: str) -> None:
+    async def echo(connection: dtls.asyncio.DTLSConnection) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    async def main() -> None:
+        async with dtls.asyncio.serve(echo, "127.0.0.1", 0, context=server, shutdown_timeout=0) as running:
+            address = running.sockets[0].getsockname()
+            for _ in range(2):
+                with peers.client(address) as program:
+                    await asyncio.to_thread(assert_client_is_served, program)
+                    await asyncio.to_thread(program.wait)  # its standard input has ended
+                await until(lambda: not running.connections)
+
+    run(main, loop_name)
+
+
+@each_loop
+@pytest.mark.parametrize("options", [[], ["-listen"]], ids=["", "listen"])
+def test_an_asyncio_client_is_served_by_its_server(
+    peers: Peers, client: Context, loop_name: str, options: list[str]
+) -> None:
+    async def main(program: Program, address: tuple[str, int]) -> None:
+        async with dtls.asyncio.connect(
+            *address, context=client, server_hostname="localhost", timeout=PATIENCE
+        ) as connection:
+            await connection.send(b"hello from the client\n")
+            await asyncio.to_thread(program.expect, "hello from the client")
+            program.write("hello from the server")
+            assert await connection.recv() == b"hello from the server\n"
+
+    with peers.server(*options) as (program, address):
+        run(lambda: main(program, address), loop_name)
+
+
+@pytest.mark.parametrize("kind", [DTLSServer, ThreadingDTLSServer])
+def test_a_socketserver_serves_its_clients(peers: Peers, server: Context, kind: type[DTLSServer]) -> None:
+    class Echo(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            message, sock = self.request
+            sock.sendto(message, self.client_address)
+
+    with kind(("127.0.0.1", 0), Echo, context=server) as listening:
+        worker = Worker(listening.serve_forever, 0.05)
+        try:
+            with peers.client(listening.socket.getsockname()) as program:
+                assert_client_is_served(program)
+        finally:
+            listening.shutdown()
+            worker.result()

@@ -200,11 +200,9 @@ class Server:
                 message = f"Unhandled exception in the handler of {connection!r}"
                 # Not with this task as "task": since Python 3.12 that is for others than the task itself to report.
                 self._loop.call_exception_handler({"message": message, "exception": error})
-        finally:
-            connection._start_closing()
 
     def _handled(self, task: asyncio.Task[None]) -> None:
-        # One that was cancelled before its first step has never come to its end.
+        # Here, and not at the end of the task: one that is cancelled before its first step never comes to its end.
         self._tasks.pop(task)._start_closing()
         if not self._serving:
             self._advance()
