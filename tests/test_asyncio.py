@@ -1089,7 +1089,7 @@ def test_sockets_of_the_wrong_kind_are_refused(client: Context, server: Context)
             bound.bind((HERE, 0))
             plain.connect(bound.getsockname())
             attempts: list[tuple[Any, str]] = [
-                (connect(sock=stream, context=client, server_hostname="x"), "datagram"),
+                (connect(sock=stream, context=client, server_hostname="x"), "only UDP"),
                 (connect(sock=bound, context=client, server_hostname="x"), "connected"),
                 (connect(HERE, 1, sock=plain, context=client, server_hostname="x"), "together"),
                 (serve(echo, sock=plain, context=server), "connected"),

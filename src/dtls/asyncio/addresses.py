@@ -111,8 +111,8 @@ def _of_same_family(remote: Address, local: Iterable[Address]) -> Address:
 
 def check_udp(sock: socket.socket, *, connected: bool) -> None:
     """Raise :exc:`ValueError` for a socket that is not what is needed."""
-    if sock.type != socket.SOCK_DGRAM:
-        message = "only datagram sockets (SOCK_DGRAM) can speak DTLS; use ssl for TCP"
+    if sock.type != socket.SOCK_DGRAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        message = "only UDP sockets (SOCK_DGRAM) can speak DTLS; use ssl for TCP"
         raise ValueError(message)
     try:
         sock.getpeername()
