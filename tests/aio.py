@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
+from dtls.asyncio import DTLSConnection, Server, connect, serve
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from dtls.context import Context
+
 T = TypeVar("T")
+HERE = "127.0.0.1"
 PATIENCE = 30.0
 """Seconds after which a test has failed. Only what hangs takes so long."""
 
@@ -103,3 +108,47 @@ async def until(condition: Callable[[], Any]) -> Any:
     while not (value := condition()):  # noqa: ASYNC110 - there is no event
         await asyncio.sleep(0.001)
     return value
+
+
+# --- a server and its clients ----------------------------------------------------------------------------------------
+
+
+async def echo(connection: DTLSConnection) -> None:
+    async for message in connection:
+        await connection.send(message)
+
+
+def port_of(server: Server) -> int:
+    return int(server.sockets[0].getsockname()[1])
+
+
+def echoing(server: Context, **options: Any) -> Any:
+    """An echo server on loopback, to be entered."""
+    return serve(echo, HERE, 0, context=server, **{"shutdown_timeout": 5, **options})
+
+
+def client_of(running: Server, client: Context, **options: Any) -> Any:
+    """A client of an echo server, to be entered."""
+    options = {"server_hostname": "localhost", "timeout": PATIENCE, **options}
+    return connect(HERE, port_of(running), context=client, **options)
+
+
+class Handler:
+    """Keeps the server's side of associations for the test to do with what it likes."""
+
+    def __init__(self) -> None:
+        self.connections: list[DTLSConnection] = []
+        self.release = asyncio.Event()
+        self.cancelled = 0
+
+    async def __call__(self, connection: DTLSConnection) -> None:
+        self.connections.append(connection)
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    async def first(self) -> DTLSConnection:
+        await until(lambda: self.connections)
+        return self.connections[0]

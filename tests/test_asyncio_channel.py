@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import dtls
-from dtls.asyncio import DTLSConnection, Server, channel, connect, create_dtls_endpoint, serve
+from dtls.asyncio import Server, channel, connect, create_dtls_endpoint, serve
 
-from .aio import PATIENCE, each_loop, run, until
+from .aio import HERE, PATIENCE, each_loop, echo, echoing, run, until
 
 if TYPE_CHECKING:
     from dtls.context import Context
-
-HERE = "127.0.0.1"
 
 
 class Obstructed(socket.socket):
@@ -42,19 +40,10 @@ class Obstructed(socket.socket):
         return super().sendto(*arguments)
 
 
-async def echo(connection: DTLSConnection) -> None:
-    async for message in connection:
-        await connection.send(message)
-
-
 def obstructed(running: Server) -> Obstructed:
     sock = Obstructed(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect(running.sockets[0].getsockname())
     return sock
-
-
-def echoing(server: Context) -> Any:
-    return serve(echo, HERE, 0, context=server, shutdown_timeout=5)
 
 
 def client_on(sock: socket.socket, client: Context) -> Any:

@@ -14,12 +14,10 @@ import dtls
 from dtls.asyncio import DTLSDatagramTransport, create_dtls_endpoint
 from dtls.endpoint import EndpointLimits
 
-from .aio import PATIENCE, each_loop, run, until
+from .aio import HERE, PATIENCE, each_loop, run, until
 
 if TYPE_CHECKING:
     from dtls.context import Context
-
-HERE = "127.0.0.1"
 
 
 class EchoProtocol(asyncio.DatagramProtocol):

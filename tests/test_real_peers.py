@@ -22,7 +22,7 @@ from dtls.certificates import CertificateAuthority
 from dtls.sockets import create_connection
 from dtls.socketserver import DTLSServer, ThreadingDTLSServer
 
-from .aio import each_loop, run, until
+from .aio import each_loop, echoing, run, until
 from .loopback import HOSTS, PATIENCE, EchoServer, Worker, relay
 
 if TYPE_CHECKING:
@@ -453,12 +453,8 @@ def test_our_finished_is_repeated_under_a_new_record_number(peers: Peers, client
 
 @each_loop
 def test_an_asyncio_server_serves_its_clients(peers: Peers, server: Context, loop_name: str) -> None:
-    async def echo(connection: dtls.asyncio.DTLSConnection) -> None:
-        async for message in connection:
-            await connection.send(message)
-
     async def main() -> None:
-        async with dtls.asyncio.serve(echo, "127.0.0.1", 0, context=server, shutdown_timeout=0) as running:
+        async with echoing(server, shutdown_timeout=0) as running:
             address = running.sockets[0].getsockname()
             for _ in range(2):
                 with peers.client(address) as program:
