@@ -296,9 +296,12 @@ def test_a_server_without_the_right_name_is_refused(client: Context, server: Con
     run(main)
 
 
-def test_all_interfaces_means_both_families_on_one_port(client: Context, server: Context) -> None:
+@pytest.mark.parametrize("everywhere", [None, ""])
+def test_all_interfaces_means_both_families_on_one_port(
+    client: Context, server: Context, everywhere: str | None
+) -> None:
     async def main() -> None:
-        async with serve(echo, None, 0, context=server) as running:
+        async with serve(echo, everywhere, 0, context=server) as running:
             ports = {sock.getsockname()[1] for sock in running.sockets}
             assert len(ports) == 1
             families = {sock.family for sock in running.sockets}

@@ -421,6 +421,32 @@ def test_a_handler_that_ignores_its_cancellation_does_not_keep_the_server(
     run(main)
 
 
+def test_leaving_a_server_can_be_cut_short(client: Context, server: Context) -> None:
+    async def main() -> None:
+        handler = Handler()
+        serving: list[Server] = []
+
+        async def until_told(told: asyncio.Event) -> None:
+            async with serve(handler, HERE, 0, context=server, shutdown_timeout=PATIENCE) as running:
+                serving.append(running)
+                await told.wait()
+
+        told = asyncio.Event()
+        task = asyncio.ensure_future(until_told(told))
+        await until(lambda: serving)
+        async with client_of(serving[0], client):
+            await handler.first()
+            told.set()
+            await until(lambda: not serving[0].is_serving())
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await serving[0].wait_closed()
+            assert handler.cancelled == 1
+
+    run(main)
+
+
 def test_a_closing_server_gives_up_handshakes_and_lets_nobody_in(client: Context, server: Context) -> None:
     async def main() -> None:
         handler = Handler()

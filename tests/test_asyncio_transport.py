@@ -201,6 +201,40 @@ def test_a_protocols_fault_is_reported_and_ends_nothing(client: Context, server:
     run(main, errors=errors)
 
 
+def test_a_protocol_that_closes_hears_no_more(client: Context, server: Context) -> None:
+    """Not even of the next message in the same datagram."""
+
+    class Closing(EchoProtocol):
+        heard = 0
+
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            self.heard += 1
+            self.transport.close()
+
+    async def main() -> None:
+        near: Any
+        far, far_protocol = await echo_server(server)
+        address = far.get_extra_info("sockname")
+        near, near_protocol = await create_dtls_endpoint(Closing, remote_addr=address, context=client)
+        await until(lambda: len(far._link.endpoint))
+        (association,) = far._link.endpoint.established.values()
+        protect = association.connection.protect
+        far.get_extra_info("socket").sendto(protect(b"one") + protect(b"two"), association.address)
+        await until(lambda: near_protocol.lost)
+        assert near_protocol.heard == 1
+        far.set_protocol(heard := Closing())
+        heard.connection_made(far)
+        near, near_protocol = await create_dtls_endpoint(Closing, remote_addr=address, context=client)
+        protect = near._link.connection.protect
+        near.get_extra_info("socket").send(protect(b"one") + protect(b"two"))
+        await until(lambda: heard.lost)
+        assert heard.heard == 1
+        await until(lambda: near_protocol.lost)
+        assert far_protocol.lost == []
+
+    run(main)
+
+
 def test_a_factory_that_fails_leaves_no_socket(client: Context, server: Context) -> None:
     def fail() -> EchoProtocol:
         raise ArithmeticError

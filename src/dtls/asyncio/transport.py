@@ -95,8 +95,6 @@ class DTLSDatagramTransport(asyncio.DatagramTransport):
 
     def room_changed(self, full: bool) -> None:
         """Have the protocol pause writing, or go on."""
-        if self._lost:
-            return
         self._call(self._protocol.pause_writing if full else self._protocol.resume_writing)
 
     def _call(self, method: Callable[..., object], *arguments: Any) -> None:
