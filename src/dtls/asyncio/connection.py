@@ -137,9 +137,10 @@ class DTLSConnection(Negotiated):
             waiter = self._waiter = self._loop.create_future()
             try:
                 await waiter
-            finally:
+            except BaseException:
                 if self._waiter is waiter:
                     self._waiter = None
+                raise
         return True
 
     async def send(self, message: bytes | bytearray | memoryview) -> None:
@@ -228,20 +229,23 @@ class DTLSConnection(Negotiated):
     def _deliver(self, message: bytes) -> None:
         """A message of the peer has come."""
         messages = self._messages
-        size = self._queued_bytes + len(message)
-        if not self._receives:
+        waiter = self._waiter
+        if waiter is not None:
+            # It is only told: the message stays here, and is not lost if the waiter is cancelled at this moment.
+            self._waiter = None
+            self._queued_bytes += len(message)
+            messages.append(message)
+            if not waiter.done():
+                waiter.set_result(None)
+        elif not self._receives:
             self._connection.statistics["dropped_after_close"] += 1
-        elif messages and (size > self._most_bytes or len(messages) >= self._most_messages):
+        elif messages and (
+            len(messages) >= self._most_messages or self._queued_bytes + len(message) > self._most_bytes
+        ):
             self._connection.statistics["dropped_queue_full"] += 1
         else:
-            self._queued_bytes = size
+            self._queued_bytes += len(message)
             messages.append(message)
-            # The waiter is only told: the message stays here, and is not lost if it is cancelled at this moment.
-            waiter = self._waiter
-            if waiter is not None:
-                self._waiter = None
-                if not waiter.done():
-                    waiter.set_result(None)
 
     def _stop_receiving(self) -> None:
         self._receives = False
