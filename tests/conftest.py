@@ -13,8 +13,12 @@ import dtls
 from dtls.certificates import CertificateAuthority, IssuedCertificate
 from dtls.context import PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERVER, Context
 
+from .peers.programs import missing
+from .peers.stacks import STACKS, Credentials, PeerFiles, Stack
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # A busy machine is not a failure; the time limit of each test guards against what never ends.
 hypothesis.settings.register_profile("dtls", deadline=None)
@@ -37,6 +41,31 @@ def server_certificate(ca: CertificateAuthority) -> IssuedCertificate:
 def client_certificate(ca: CertificateAuthority) -> IssuedCertificate:
     """A certificate for a client."""
     return ca.issue("a client", client=True)
+
+
+@pytest.fixture(scope="session")
+def long_chain_ca() -> CertificateAuthority:
+    return CertificateAuthority("a root", key_type="rsa")
+
+
+@pytest.fixture(scope="session")
+def lower_ca(long_chain_ca: CertificateAuthority) -> CertificateAuthority:
+    """An authority two steps below the root, RSA as all above it."""
+    return long_chain_ca.intermediate("upper", key_type="rsa").intermediate("lower", key_type="rsa")
+
+
+@pytest.fixture(scope="session")
+def long_chain(lower_ca: CertificateAuthority) -> IssuedCertificate:
+    """A chain of three RSA certificates, which does not fit one datagram."""
+    issued = lower_ca.issue("localhost", key_type="rsa")
+    assert sum(len(entry.tbs_certificate_bytes) for entry in (issued.certificate, *issued.chain)) > 1500
+    return issued
+
+
+@pytest.fixture(scope="session")
+def long_client_chain(lower_ca: CertificateAuthority) -> IssuedCertificate:
+    """As :func:`long_chain`, for a client."""
+    return lower_ca.issue("a client", key_type="rsa", client=True)
 
 
 @pytest.fixture
@@ -69,8 +98,51 @@ def openssl() -> str:
     """The path of the ``openssl`` program, a peer that somebody else wrote."""
     path = shutil.which("openssl")
     if path is None:
-        reason = "the openssl program is not on PATH"
-        if os.environ.get("DTLS_REQUIRE_PEERS") == "1":
-            pytest.fail(f"{reason}, and DTLS_REQUIRE_PEERS=1 asks for it")
-        pytest.skip(reason)
+        missing("the openssl program is not on PATH")
     return path
+
+
+@pytest.fixture(scope="session")
+def peer_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where programs are compiled: one directory for the workers of a session."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "peers"
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+@pytest.fixture(scope="session", params=STACKS)
+def stack(request: pytest.FixtureRequest, peer_directory: Path) -> Stack:
+    """Each of the stacks that others wrote."""
+    return STACKS[request.param](peer_directory)
+
+
+@pytest.fixture(scope="session")
+def peer_files(
+    tmp_path_factory: pytest.TempPathFactory,
+    ca: CertificateAuthority,
+    server_certificate: IssuedCertificate,
+    client_certificate: IssuedCertificate,
+    long_chain: IssuedCertificate,
+    long_client_chain: IssuedCertificate,
+    long_chain_ca: CertificateAuthority,
+) -> PeerFiles:
+    """The certificates above, for programs."""
+    directory = tmp_path_factory.mktemp("certificates")
+
+    def write(name: str, content: bytes) -> str:
+        path = directory / name
+        path.write_bytes(content)
+        return str(path)
+
+    def credentials(name: str, issued: IssuedCertificate) -> Credentials:
+        return Credentials(write(f"{name}.pem", issued.chain_pem), write(f"{name}.key", issued.key_pem))
+
+    return PeerFiles(
+        ca=write("ca.pem", ca.certificate_pem),
+        server=credentials("server", server_certificate),
+        client=credentials("client", client_certificate),
+        long_chain=credentials("long", long_chain),
+        long_chain_ca=write("long_ca.pem", long_chain_ca.certificate_pem),
+        long_client_chain=credentials("long_client", long_client_chain),
+    )

@@ -77,3 +77,33 @@ def cookie_in(hello_verify_request: bytes) -> bytes:
     assert fragment.message_type == HandshakeType.HELLO_VERIFY_REQUEST
     assert fragment.body[2] == len(fragment.body) - 3
     return fragment.body[3:]
+
+
+class HelloFragments:
+    """A tap of a relay (:mod:`tests.loopback`) that watches for ClientHellos in fragments.
+
+    :param seen: where the ``message_seq`` of those in fragments are put: 1 is that of the one with the cookie.
+    :param swap: whether the first fragment is overtaken by the second.
+    """
+
+    def __init__(self, seen: set[int], *, swap: bool = False) -> None:
+        self._seen = seen
+        self._swap = swap
+        self._held: list[bytes] = []
+
+    def __call__(self, sender: str, index: int, datagram: bytes) -> list[bytes]:
+        if sender != "client":
+            return [datagram]
+        if self._held:
+            return [datagram, self._held.pop()]
+        record = split_records_untrusted(datagram)[0]
+        if record.epoch or record.content_type != ContentType.HANDSHAKE:
+            return [datagram]
+        fragment = split_fragments_untrusted(record.fragment)[0]
+        if fragment.message_type != HandshakeType.CLIENT_HELLO or len(fragment.body) == fragment.length:
+            return [datagram]
+        self._seen.add(fragment.message_sequence)
+        if not self._swap:
+            return [datagram]
+        self._held.append(datagram)
+        return []

@@ -16,6 +16,7 @@ import pytest
 
 from dtls.servers import create_server
 from dtls.sockets import DTLSSocket, create_connection
+from dtls.wire import ContentType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -148,6 +149,11 @@ class EchoServer:
             return True
         return False
 
+    def worker(self, number: int) -> Worker:
+        """The thread that serves the client of that number, from 0; it may serve before it is on the list."""
+        workers: list[Worker] = wait_for(lambda: self.workers[number : number + 1])
+        return workers[0]
+
     def __enter__(self) -> Self:
         return self
 
@@ -200,3 +206,54 @@ def relay(server: Any, tap: Callable[[str, int, bytes], list[bytes]]) -> Iterato
         finally:
             waker.send(b"\0")
             worker.result()
+
+
+def handshake_only(tap: Any) -> Any:
+    """Count and lose datagrams of the handshake only: messages and alerts nobody repeats."""
+    counts = {"client": 0, "server": 0}
+
+    def selecting(sender: str, index: int, datagram: bytes) -> list[bytes]:
+        if datagram[0] in {ContentType.ALERT, ContentType.APPLICATION_DATA}:
+            return [datagram]
+        number = counts[sender]
+        counts[sender] += 1
+        result: list[bytes] = tap(sender, number, datagram)
+        return result
+
+    return selecting
+
+
+def recorded(talk: Callable[[Any], None]) -> dict[str, int]:
+    """How many datagrams each side sends when nothing is lost."""
+    counts = {"client": 0, "server": 0}
+
+    def count(sender: str, index: int, datagram: bytes) -> list[bytes]:
+        counts[sender] = index + 1
+        return [datagram]
+
+    talk(count)
+    return counts
+
+
+def lose_each(talk: Callable[[Any], None], *, spare_last_of: str | None = None) -> None:
+    """Run ``talk`` once for every datagram of a handshake, with that one lost, all at the same time.
+
+    :param spare_last_of: the side whose last datagram is not lost: ``"client"`` or ``"server"``.
+    """
+    counts = recorded(talk)
+    assert min(counts.values()) >= 3
+    workers = {}
+    for sender, count in counts.items():
+        for lost in range(count - (sender == spare_last_of)):
+
+            def lose(who: str, index: int, datagram: bytes, key: Any = (sender, lost)) -> list[bytes]:
+                return [] if (who, index) == key else [datagram]
+
+            workers[sender, lost] = Worker(talk, lose)
+    failures = {}
+    for key, worker in workers.items():
+        try:
+            worker.result()
+        except (AssertionError, OSError) as error:
+            failures[key] = error
+    assert not failures, (counts, failures)

@@ -10,12 +10,10 @@ from dtls.flights import (
     MINIMUM_MTU,
     FlightItem,
     Packer,
-    PlainMessage,
     PlainRecord,
     ProtectedRecord,
     RetransmissionTimer,
     SentFlight,
-    change_cipher_spec,
 )
 from dtls.reassembly import Message, Reassembler
 from dtls.wire import (
@@ -26,18 +24,20 @@ from dtls.wire import (
     ContentType,
     HandshakeType,
     Record,
+    build_handshake,
     build_record,
     split_fragments_untrusted,
     split_records_untrusted,
 )
 
+CHANGE_CIPHER_SPEC = PlainRecord(ContentType.CHANGE_CIPHER_SPEC, DTLS_1_2, b"\x01")
 HEADERS = RECORD_HEADER_LENGTH + HANDSHAKE_HEADER_LENGTH
 
 
-def message(sequence: int, length: int) -> PlainMessage:
+def message(sequence: int, length: int) -> PlainRecord:
     body = (sequence * 7 + 1).to_bytes(2, "big") * (length // 2 + 1)
     kind = HandshakeType.CERTIFICATE if length else HandshakeType.SERVER_HELLO_DONE
-    return PlainMessage(Message(kind, sequence, body[:length]), DTLS_1_2)
+    return PlainRecord(ContentType.HANDSHAKE, DTLS_1_2, build_handshake(kind, sequence, body[:length]))
 
 
 def finished(length: int = 48) -> ProtectedRecord:
@@ -68,11 +68,13 @@ def test_what_was_packed_gives_the_messages_back(lengths: list[int], mtu: int, e
     items: list[FlightItem] = [message(sequence, length) for sequence, length in enumerate(lengths)]
     plain = list(items)
     if ends:
-        items += [change_cipher_spec(DTLS_1_2), finished()]
+        items += [CHANGE_CIPHER_SPEC, finished()]
     datagrams = Packer(mtu).pack(items)
     assert all(0 < len(datagram) <= mtu for datagram in datagrams)
     records = records_of(datagrams)
-    assert messages_of(records) == [item.message for item in plain if isinstance(item, PlainMessage)]
+    assert [build_handshake(*whole) for whole in messages_of(records)] == [
+        item.content for item in plain if isinstance(item, PlainRecord)
+    ]
     if ends:
         assert [record.content_type for record in records[-2:]] == [
             ContentType.CHANGE_CIPHER_SPEC,
@@ -84,7 +86,7 @@ def test_what_was_packed_gives_the_messages_back(lengths: list[int], mtu: int, e
 @given(lengths=lengths, mtu=st.integers(MINIMUM_MTU, 1500), first=st.integers(0, 2**40))
 def test_record_numbers_increase_by_one_over_repeats_too(lengths: list[int], mtu: int, first: int) -> None:
     items: list[FlightItem] = [message(sequence, length) for sequence, length in enumerate(lengths)]
-    items.append(change_cipher_spec(DTLS_1_2))
+    items.append(CHANGE_CIPHER_SPEC)
     flight = SentFlight(Packer(mtu, first))
     datagrams = flight.replace(items, 0, 1.0) + flight.repeat(2.0) + flight.repeat(3.0)
     numbers = [record.sequence for record in records_of(datagrams)]
@@ -159,7 +161,7 @@ def test_repeats_that_a_peer_asks_for_are_spaced() -> None:
 
 def test_a_fresh_finished_takes_the_place_of_the_old_one() -> None:
     flight = SentFlight(Packer(1350))
-    flight.replace([message(0, 10), change_cipher_spec(DTLS_1_2), finished(48)], 0, 0.0)
+    flight.replace([message(0, 10), CHANGE_CIPHER_SPEC, finished(48)], 0, 0.0)
     fresh = ProtectedRecord(build_record(ContentType.HANDSHAKE, DTLS_1_2, 1, 1, bytes(48)))
     flight.refresh(fresh)
     records = records_of(flight.repeat(1.0))

@@ -2,81 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
-import re
-import select
-import socketserver
-import subprocess
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import dtls
-import dtls.asyncio
 from dtls import SSLCertVerificationError, SSLError
-from dtls.certificates import CertificateAuthority
 from dtls.sockets import create_connection
-from dtls.socketserver import DTLSServer, ThreadingDTLSServer
 
-from .aio import each_loop, echoing, run, until
-from .loopback import HOSTS, PATIENCE, EchoServer, Worker, relay
+from .hellos import HelloFragments
+from .loopback import HOSTS, PATIENCE, EchoServer, handshake_only, lose_each, relay
+from .peers.programs import Program, assert_client_is_served, assert_server_talks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from typing_extensions import Self
-
-    from dtls.certificates import IssuedCertificate
+    from dtls.certificates import CertificateAuthority, IssuedCertificate
     from dtls.context import Context
 
 EVERYTHING = "ALL:@SECLEVEL=0"
-
-
-class Program:
-    """A running ``openssl s_client`` or ``s_server``, its standard streams at hand."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.output = b""
-        self._process = subprocess.Popen(
-            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-
-    def write(self, text: str) -> None:
-        """A line on its standard input, which it sends as a message."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(text.encode() + b"\n")
-        self._process.stdin.flush()
-
-    def expect(self, pattern: str, timeout: float = PATIENCE) -> re.Match[bytes]:
-        """Wait for what is to appear on its standard output."""
-        assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
-        deadline = time.monotonic() + timeout
-        while not (found := re.search(pattern.encode(), self.output)):
-            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, f"no {pattern!r} within {timeout:g} s, but {self.output!r}"
-            more = os.read(descriptor, 65536)
-            assert more, f"ended without {pattern!r}, but with {self.output!r}"
-            self.output += more
-        return found
-
-    def wait(self) -> int:
-        """Let it go on to its end by itself; its exit status."""
-        self.output += self._process.communicate(timeout=PATIENCE)[0]
-        return self._process.returncode
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.communicate(timeout=PATIENCE)
 
 
 @dataclass
@@ -88,20 +35,6 @@ class Files:
     client: str
     long_chain: str
     long_chain_ca: str
-
-
-@pytest.fixture(scope="module")
-def long_chain_ca() -> CertificateAuthority:
-    return CertificateAuthority("a root", key_type="rsa")
-
-
-@pytest.fixture(scope="module")
-def long_chain(long_chain_ca: CertificateAuthority) -> IssuedCertificate:
-    """A chain of three RSA certificates, which does not fit one datagram."""
-    middle = long_chain_ca.intermediate("upper", key_type="rsa").intermediate("lower", key_type="rsa")
-    issued = middle.issue("localhost", key_type="rsa")
-    assert sum(len(entry.tbs_certificate_bytes) for entry in (issued.certificate, *issued.chain)) > 1500
-    return issued
 
 
 @pytest.fixture(scope="module")
@@ -165,21 +98,6 @@ def peers(openssl: str, files: Files) -> Peers:
     return Peers(openssl, files)
 
 
-def assert_client_is_served(program: Program) -> None:
-    """The program's messages come back to it."""
-    for text in ("hello", "and again"):
-        program.write(text)
-        program.expect(text)
-
-
-def assert_server_talks(program: Program, sock: dtls.DTLSSocket) -> None:
-    """Messages go to the program and come from it."""
-    sock.send(b"hello from the client\n")
-    program.expect("hello from the client")
-    program.write("hello from the server")
-    assert sock.recv() == b"hello from the server\n"
-
-
 def connect(client: Context, address: tuple[str, int]) -> dtls.DTLSSocket:
     return create_connection(address, PATIENCE, context=client, server_hostname="localhost")
 
@@ -217,12 +135,34 @@ def test_its_client_takes_a_chain_longer_than_a_datagram(
         assert_client_is_served(program)
 
 
+@pytest.mark.parametrize("in_order", [True, False], ids=["in order", "in reverse"])
+def test_its_client_gets_in_with_a_hello_in_two_fragments(
+    peers: Peers, server: Context, in_order: bool
+) -> None:
+    fragments: set[int] = set()
+    with (
+        EchoServer(server) as echo,
+        relay(echo.address, HelloFragments(fragments, swap=not in_order)) as address,
+        peers.client(address, "-mtu", "256") as program,
+    ):
+        assert_client_is_served(program)
+        assert 1 in fragments
+        assert echo.listener.statistics["cookies_accepted"] == 1
+
+
 def test_its_client_may_speak_dtls_1_0(peers: Peers, server: Context) -> None:
     server.minimum_version = dtls.DTLSVersion.DTLSv1
     server.set_ciphers(EVERYTHING)
     with EchoServer(server) as echo, peers.client(echo.address, "-dtls1", "-cipher", EVERYTHING) as program:
         assert_client_is_served(program)
         assert echo.sockets[0].version() == "DTLSv1"
+
+
+def test_its_client_and_we_agree_on_a_protocol(peers: Peers, server: Context) -> None:
+    server.set_alpn_protocols(["other", "echo"])
+    with EchoServer(server) as echo, peers.client(echo.address, "-alpn", "echo") as program:
+        assert_client_is_served(program)
+        assert echo.sockets[0].selected_alpn_protocol() == "echo"
 
 
 def test_its_client_shows_its_certificate(peers: Peers, server: Context, ca: CertificateAuthority) -> None:
@@ -253,7 +193,7 @@ def test_close_notify_ends_its_client_and_its_end_ends_ours(peers: Peers, server
         with peers.client(echo.address) as program:
             assert_client_is_served(program)
             program.wait()  # its standard input has ended
-            assert echo.workers[1].result() is True
+            assert echo.worker(1).result() is True
 
 
 # --- our client, its server ------------------------------------------------------------------------------------------
@@ -290,6 +230,20 @@ def test_we_take_a_chain_longer_than_a_datagram(
         assert_server_talks(program, sock)
 
 
+@pytest.mark.parametrize("options", [[], ["-mtu", "512"]], ids=["", "mtu 512"])
+def test_its_server_takes_our_hello_in_fragments(peers: Peers, client: Context, options: list[str]) -> None:
+    fragments: set[int] = set()
+    client.set_alpn_protocols(["a" * 250])
+    client.mtu = 256
+    with (
+        peers.server(*options) as (program, server),
+        relay(server, HelloFragments(fragments)) as address,
+        connect(client, address) as sock,
+    ):
+        assert_server_talks(program, sock)
+    assert fragments
+
+
 def test_its_server_may_speak_dtls_1_0(peers: Peers, client: Context) -> None:
     client.minimum_version = client.maximum_version = dtls.DTLSVersion.DTLSv1
     client.set_ciphers(EVERYTHING)
@@ -299,6 +253,13 @@ def test_its_server_may_speak_dtls_1_0(peers: Peers, client: Context) -> None:
     ):
         assert sock.version() == "DTLSv1"
         assert_server_talks(program, sock)
+
+
+def test_its_server_and_we_agree_on_a_protocol(peers: Peers, client: Context) -> None:
+    client.set_alpn_protocols(["other", "echo"])
+    with peers.server("-alpn", "echo") as (program, address), connect(client, address) as sock:
+        assert_server_talks(program, sock)
+        assert sock.selected_alpn_protocol() == "echo"
 
 
 def test_we_show_our_certificate(
@@ -335,54 +296,6 @@ def test_it_answers_our_close_notify(peers: Peers, client: Context, monkeypatch:
 
 
 # --- a network that loses --------------------------------------------------------------------------------------------
-
-
-def handshake_only(tap: Any) -> Any:
-    """Count and lose datagrams of the handshake only: what carries messages nobody repeats."""
-    counts = {"client": 0, "server": 0}
-
-    def selecting(sender: str, index: int, datagram: bytes) -> list[bytes]:
-        if datagram[0] == 23:
-            return [datagram]
-        number = counts[sender]
-        counts[sender] += 1
-        result: list[bytes] = tap(sender, number, datagram)
-        return result
-
-    return selecting
-
-
-def recorded(talk: Callable[[Any], None]) -> dict[str, int]:
-    """How many datagrams each side sends when nothing is lost."""
-    counts = {"client": 0, "server": 0}
-
-    def count(sender: str, index: int, datagram: bytes) -> list[bytes]:
-        counts[sender] = index + 1
-        return [datagram]
-
-    talk(count)
-    return counts
-
-
-def lose_each(talk: Callable[[Any], None]) -> None:
-    """Run ``talk`` once for every datagram of a handshake, with that one lost, all at the same time."""
-    counts = recorded(talk)
-    assert min(counts.values()) >= 3
-    workers = {}
-    for sender, count in counts.items():
-        for lost in range(count):
-
-            def lose(who: str, index: int, datagram: bytes, key: Any = (sender, lost)) -> list[bytes]:
-                return [] if (who, index) == key else [datagram]
-
-            workers[sender, lost] = Worker(talk, lose)
-    failures = {}
-    for key, worker in workers.items():
-        try:
-            worker.result()
-        except (AssertionError, OSError) as error:
-            failures[key] = error
-    assert not failures, (counts, failures)
 
 
 def test_its_client_gets_through_whichever_datagram_is_lost(peers: Peers, server: Context) -> None:
@@ -446,55 +359,3 @@ def test_our_finished_is_repeated_under_a_new_record_number(peers: Peers, client
     assert lost
     assert len(finished) >= 2
     assert len(set(finished)) >= 2
-
-
-# --- in event loops --------------------------------------------------------------------------------------------------
-
-
-@each_loop
-def test_an_asyncio_server_serves_its_clients(peers: Peers, server: Context, loop_name: str) -> None:
-    async def main() -> None:
-        async with echoing(server, shutdown_timeout=0) as running:
-            address = running.sockets[0].getsockname()
-            for _ in range(2):
-                with peers.client(address) as program:
-                    await asyncio.to_thread(assert_client_is_served, program)
-                    await asyncio.to_thread(program.wait)  # its standard input has ended
-                await until(lambda: not running.connections)
-
-    run(main, loop_name)
-
-
-@each_loop
-@pytest.mark.parametrize("options", [[], ["-listen"]], ids=["", "listen"])
-def test_an_asyncio_client_is_served_by_its_server(
-    peers: Peers, client: Context, loop_name: str, options: list[str]
-) -> None:
-    async def main(program: Program, address: tuple[str, int]) -> None:
-        async with dtls.asyncio.connect(
-            *address, context=client, server_hostname="localhost", timeout=PATIENCE
-        ) as connection:
-            await connection.send(b"hello from the client\n")
-            await asyncio.to_thread(program.expect, "hello from the client")
-            program.write("hello from the server")
-            assert await connection.recv() == b"hello from the server\n"
-
-    with peers.server(*options) as (program, address):
-        run(lambda: main(program, address), loop_name)
-
-
-@pytest.mark.parametrize("kind", [DTLSServer, ThreadingDTLSServer])
-def test_a_socketserver_serves_its_clients(peers: Peers, server: Context, kind: type[DTLSServer]) -> None:
-    class Echo(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            message, sock = self.request
-            sock.sendto(message, self.client_address)
-
-    with kind(("127.0.0.1", 0), Echo, context=server) as listening:
-        worker = Worker(listening.serve_forever, 0.05)
-        try:
-            with peers.client(listening.socket.getsockname()) as program:
-                assert_client_is_served(program)
-        finally:
-            listening.shutdown()
-            worker.result()

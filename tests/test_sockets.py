@@ -30,13 +30,15 @@ from dtls import (
 )
 from dtls.certificates import CertificateAuthority
 from dtls.driver import Driver
+from dtls.kernel import CAN_WAIT_IN_RECV, wait_until_ready
 from dtls.servers import DTLSServerSocket, create_server
 from dtls.sockets import DTLSSocket, create_connection
+from dtls.wire import DTLS_1_2, ContentType, build_record
 
 from .loopback import HOSTS, PATIENCE, EchoServer, Worker, needs_ipv6, pair, relay, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from dtls.certificates import IssuedCertificate
     from dtls.context import Context
@@ -48,6 +50,9 @@ def ends(client: Context, server: Context) -> Iterator[tuple[DTLSSocket, DTLSSoc
     near, far = pair(client, server)
     with near, far:
         yield near, far
+
+
+waits_in_recv = pytest.mark.skipif(not CAN_WAIT_IN_RECV, reason="nobody waits in recv here")
 
 
 def udp(host: str = "127.0.0.1") -> socket.socket:
@@ -123,6 +128,19 @@ def test_create_connection_raises_the_last_error_when_no_address_answers(
     client.initial_retransmission_timeout = 0.1
     with pytest.raises(PeerUnreachable):
         create_connection(("localhost", 5684), 10, context=client)
+
+
+def test_a_server_that_says_why_before_it_goes_is_told_by_what_it_said(client: Context) -> None:
+    client.initial_retransmission_timeout = 0.1
+    with udp() as server:
+        server.settimeout(PATIENCE)
+        connecting = Worker(lambda: create_connection(server.getsockname(), 10, context=client))
+        _, address = server.recvfrom(2000)
+        server.sendto(build_record(ContentType.ALERT, DTLS_1_2, 0, 0, b"\2\x31"), address)
+    with pytest.raises(SSLError) as caught:
+        connecting.result()
+    assert not isinstance(caught.value, PeerUnreachable)
+    assert "ACCESS_DENIED" in caught.value.reason
 
 
 def test_create_connection_verifies_by_default(server: Context) -> None:
@@ -328,29 +346,44 @@ def test_a_stray_datagram_does_not_disturb(ends: tuple[DTLSSocket, DTLSSocket]) 
     assert far.recv() == b"hello"
 
 
-class FullSocket:
-    """A socket whose send buffer is full until ``error`` says otherwise."""
+class SocketInBetween:
+    """A driver's socket with something in between. A driver of such a one waits by ``poll``, not in ``recv``."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self.error: OSError | None = BlockingIOError(errno.EAGAIN, "no room")
+    def __init__(self, end: DTLSSocket, monkeypatch: pytest.MonkeyPatch) -> None:
+        driver = end._driver
+        assert driver is not None
+        self._sock = driver.sock
+        monkeypatch.setattr(driver, "sock", self)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
 
-    def send(self, datagram: bytes) -> int:
+
+class FullSocket(SocketInBetween):
+    """A socket whose send buffer is full until ``error`` says otherwise."""
+
+    error: OSError | None = BlockingIOError(errno.EAGAIN, "no room")
+
+    def send(self, datagram: bytes, flags: int) -> int:
         if self.error is not None:
             raise self.error
-        return self._sock.send(datagram)
+        return self._sock.send(datagram, flags)
+
+
+class SlowSocket(SocketInBetween):
+    """A socket at which something happens before a thread waits in ``recv``."""
+
+    before_waiting: Callable[[], object]
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        if not flags:
+            self.before_waiting()
+        return self._sock.recv(size, flags)
 
 
 @pytest.fixture
 def full(ends: tuple[DTLSSocket, DTLSSocket], monkeypatch: pytest.MonkeyPatch) -> FullSocket:
-    driver = ends[0]._driver
-    assert driver is not None
-    sock = FullSocket(driver.sock)
-    monkeypatch.setattr(driver, "sock", sock)
-    return sock
+    return FullSocket(ends[0], monkeypatch)
 
 
 def test_what_the_send_buffer_does_not_take_goes_out_when_there_is_room(
@@ -407,6 +440,43 @@ def test_an_error_of_the_network_is_the_senders_to_know(
 
 
 # --- time ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout", [1e-9, 1e-6, 0.000_999_9, 0.999_999_9])
+def test_the_shortest_timeouts_are_no_waits_for_ever(
+    ends: tuple[DTLSSocket, DTLSSocket], timeout: float
+) -> None:
+    _, far = ends
+    far.settimeout(timeout)
+    with pytest.raises(SSLTimeoutError):
+        far.recv()
+
+
+@pytest.mark.parametrize("timeout", [None, 1e300])
+def test_the_longest_timeouts_are_no_errors(
+    ends: tuple[DTLSSocket, DTLSSocket], timeout: float | None
+) -> None:
+    near, far = ends
+    far.settimeout(timeout)
+    receiving = Worker(far.recv)
+    near.send(b"hello")
+    assert receiving.result() == b"hello"
+
+
+@waits_in_recv
+def test_an_unwrapped_socket_waits_as_long_as_its_own_timeout_says(
+    ends: tuple[DTLSSocket, DTLSSocket],
+) -> None:
+    near, far = ends
+    near.settimeout(0.01)
+    with pytest.raises(SSLTimeoutError):
+        near.recv()
+    near.settimeout(PATIENCE)
+    answering = Worker(far.recv)
+    with near.unwrap() as plain:
+        assert answering.result() == b""
+        assert plain.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16) == bytes(16)
+        assert plain.gettimeout() == PATIENCE
 
 
 def test_recv_gives_up_after_the_timeout_and_may_be_called_again(ends: tuple[DTLSSocket, DTLSSocket]) -> None:
@@ -632,6 +702,41 @@ def test_unwrap_does_not_wait_for_ever_for_a_peer_that_does_not_answer(
     near.unwrap().close()
 
 
+@waits_in_recv
+def test_unwrap_sees_that_another_thread_has_received_the_peers_close_notify(
+    ends: tuple[DTLSSocket, DTLSSocket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dtls.sockets.SHUTDOWN_PATIENCE", 10 * PATIENCE)
+    near, far = ends
+    near.settimeout(None)
+    driver = near._driver
+    assert driver is not None
+    receiving = Worker(near.recv)
+    wait_for(lambda: driver._waiting)
+    unwrapping = Worker(near.unwrap)
+    assert far.recv() == b""
+    assert receiving.result() == b""
+    unwrapping.result().close()
+
+
+@waits_in_recv
+def test_unwrap_wakes_another_thread_that_would_take_the_plaintext_away(
+    ends: tuple[DTLSSocket, DTLSSocket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dtls.sockets.SHUTDOWN_PATIENCE", 0.01)
+    near, far = ends
+    near.settimeout(None)
+    driver = near._driver
+    assert driver is not None
+    receiving = [Worker(near.recv), Worker(near.recv)]
+    wait_for(lambda: driver._waiting_in_recv == 2)
+    with near.unwrap() as plain:
+        assert [thread.result() for thread in receiving] == [b"", b""]
+        plain.settimeout(PATIENCE)
+        far._sock.send(b"in the clear")
+        assert plain.recv(100) == b"in the clear"
+
+
 def test_unwrap_without_blocking_wants_the_peers_close_notify(ends: tuple[DTLSSocket, DTLSSocket]) -> None:
     near, far = ends
     near.setblocking(False)
@@ -681,10 +786,32 @@ def test_close_wakes_a_blocked_recv_in_another_thread(ends: tuple[DTLSSocket, DT
     assert driver.sock.fileno() == -1  # and the descriptor is gone
 
 
+def waits_by_poll(end: DTLSSocket) -> None:
+    """As where the kernel cannot be told how long to wait in ``recv``."""
+    driver = end._driver
+    assert driver is not None
+    driver._waits_in_recv = False
+    driver.sock.setblocking(False)
+
+
+@waits_in_recv
 def test_close_at_any_moment_of_another_threads_recv_ends_it(
     client: Context, server: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     near, far = pair(client, server)
+    slow = SlowSocket(near, monkeypatch)
+    slow.before_waiting = near.close
+    near.settimeout(None)
+    with far:
+        assert Worker(near.recv).result() == b""
+    assert slow.fileno() == -1
+
+
+def test_close_at_any_moment_of_another_threads_poll_ends_it(
+    client: Context, server: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = pair(client, server)
+    waits_by_poll(near)
     waits = Driver._wait_until_ready
     closed = threading.Event()
 
@@ -700,18 +827,27 @@ def test_close_at_any_moment_of_another_threads_recv_ends_it(
         assert Worker(near.recv).result() == b""
 
 
+@pytest.mark.parametrize("way", [pytest.param("recv", marks=waits_in_recv), "poll"])
 def test_the_descriptors_number_is_not_given_to_others_while_a_thread_waits_on_it(
-    ends: tuple[DTLSSocket, DTLSSocket], monkeypatch: pytest.MonkeyPatch
+    ends: tuple[DTLSSocket, DTLSSocket], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     near, _ = ends
     number = near.fileno()
     entered, go_on = threading.Event(), threading.Event()
-    original = dtls.driver.wait_until_ready
+
+    def arrive() -> None:
+        entered.set()
+        assert go_on.wait(PATIENCE)
+
+    if way == "poll":
+        waits_by_poll(near)
+    else:
+        SlowSocket(near, monkeypatch).before_waiting = arrive
+    original = wait_until_ready
 
     def slow(descriptor: int, *, writable: bool, until: float) -> None:
         if descriptor == number:
-            entered.set()
-            assert go_on.wait(PATIENCE)
+            arrive()
         original(descriptor, writable=writable, until=until)
 
     monkeypatch.setattr("dtls.driver.wait_until_ready", slow)

@@ -30,6 +30,7 @@ from dtls.wire import (
     split_fragments_untrusted,
     split_leading_records_untrusted,
     split_records_untrusted,
+    whole_message_at_untrusted,
 )
 
 BYTE = st.integers(0, 255)
@@ -249,6 +250,47 @@ def test_a_handshake_record_without_content_is_refused() -> None:
 def test_the_last_byte_of_the_longest_message_can_come_alone() -> None:
     [piece] = split_fragments_untrusted(lying_fragment(total=2**24 - 1, offset=2**24 - 2, size=1, body=b"z"))
     assert (piece.length, piece.offset, piece.body) == (2**24 - 1, 2**24 - 2, b"z")
+
+
+@given(st.data())
+def test_a_record_with_one_whole_message_is_known_as_such_and_nothing_else_is(data: st.DataObject) -> None:
+    pieces = data.draw(st.lists(fragments(), min_size=1, max_size=2))
+    content = b"".join(
+        build_handshake(
+            piece.message_type, piece.message_sequence, piece.body, offset=piece.offset, length=piece.length
+        )
+        for piece in pieces
+    )
+    kind, epoch = data.draw(st.sampled_from([(22, 0), (22, 0), (22, 1), (23, 0)]))
+    version = data.draw(st.sampled_from([DTLS_1_2, DTLS_1_0, 0xFEFC]))
+    number = data.draw(st.integers(0, MAX_RECORD_SEQUENCE))
+    before, after = data.draw(st.binary(max_size=30)), data.draw(st.binary(max_size=30))
+    record = build_record(kind, version, epoch, number, content)
+    found = whole_message_at_untrusted(before + record + after, len(before))
+    [piece, *more] = pieces
+    if (
+        (kind, epoch) == (22, 0)
+        and version != 0xFEFC
+        and not more
+        and (piece.offset, piece.length) == (0, len(piece.body))
+    ):
+        end = len(before) + len(record)
+        assert found == (version, number, piece.message_type, piece.message_sequence, end)
+    else:
+        assert found is None
+
+
+def test_a_record_that_is_cut_off_is_no_whole_message() -> None:
+    record = build_record(22, DTLS_1_2, 0, 0, build_handshake(14, 0, b"body"))
+    assert all(whole_message_at_untrusted(record[:cut], 0) is None for cut in range(len(record)))
+    assert whole_message_at_untrusted(record, 0) is not None
+    assert whole_message_at_untrusted(record, len(record)) is None
+
+
+@given(st.binary(max_size=60), st.integers(0, 60))
+def test_arbitrary_bytes_are_no_whole_message_or_read_within_their_bounds(data: bytes, at: int) -> None:
+    found = whole_message_at_untrusted(data, at)
+    assert found is None or at + 25 <= found[4] <= len(data)
 
 
 # ClientHellos

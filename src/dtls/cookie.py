@@ -17,6 +17,9 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
+
 from .wire import RANDOM_LENGTH
 
 if TYPE_CHECKING:
@@ -60,15 +63,16 @@ class CookieFactory:
         self._slot_seconds = slot
         self._slots_per_secret = int(secret_lifetime // slot)
         self._random_bytes = random_bytes
-        self._secret = random_bytes(SECRET_LENGTH)
-        self._secret_since: int | None = None
-        self._previous_secret = self._secret
+        # HMACs with the key already in them: copied, they cost a fraction of new ones.
+        self._key = self._new_key()
+        self._key_since: int | None = None
+        self._previous_key = self._key
 
     def generate(self, address: Hashable, hello: ClientHello, now: float) -> bytes:
         """A cookie of 32 bytes for the peer at ``address``; ``now`` is in seconds of a monotonic clock."""
         salt = self._random_bytes(SALT_LENGTH)
         slot = self._enter_slot(now)
-        return salt + self._mac(self._secret, slot, salt, address, hello)
+        return salt + self._mac(self._key, slot, salt, address, hello)
 
     def verify(self, address: Hashable, hello: ClientHello, now: float) -> bool:
         """Whether ``hello.cookie`` was made here for this address and this hello, one to two slots ago at most."""
@@ -78,29 +82,33 @@ class CookieFactory:
         slot = self._enter_slot(now)
         salt, mac = cookie[:SALT_LENGTH], cookie[SALT_LENGTH:]
         return any(
-            hmac.compare_digest(self._mac(self._secret_of(candidate), candidate, salt, address, hello), mac)
+            hmac.compare_digest(self._mac(self._key_of(candidate), candidate, salt, address, hello), mac)
             for candidate in (slot, slot - 1)
         )
 
     def _enter_slot(self, now: float) -> int:
         slot = int(now // self._slot_seconds)
-        if self._secret_since is None:
-            self._secret_since = slot
-        elif slot - self._secret_since >= self._slots_per_secret:
-            self._previous_secret = self._secret
-            self._secret = self._random_bytes(SECRET_LENGTH)
-            self._secret_since = slot
+        if self._key_since is None:
+            self._key_since = slot
+        elif slot - self._key_since >= self._slots_per_secret:
+            self._previous_key = self._key
+            self._key = self._new_key()
+            self._key_since = slot
         return slot
 
-    def _secret_of(self, slot: int) -> bytes:
-        since = self._secret_since
-        return self._secret if since is None or slot >= since else self._previous_secret
+    def _new_key(self) -> HMAC:
+        return HMAC(self._random_bytes(SECRET_LENGTH), SHA256())
+
+    def _key_of(self, slot: int) -> HMAC:
+        since = self._key_since
+        return self._key if since is None or slot >= since else self._previous_key
 
     @staticmethod
-    def _mac(secret: bytes, slot: int, salt: bytes, address: Hashable, hello: ClientHello) -> bytes:
+    def _mac(key: HMAC, slot: int, salt: bytes, address: Hashable, hello: ClientHello) -> bytes:
         # repr() of a socket address is unambiguous: a tuple of strings and integers.
         place = repr(address).encode("utf-8", "backslashreplace")
         lengths = (len(place), len(hello.cipher_suites), len(hello.compression_methods))
         head = _HEAD.pack(slot, salt, hello.random, hello.version, *lengths)
-        data = head + place + hello.cipher_suites + hello.compression_methods
-        return hmac.digest(secret, data, "sha256")[:MAC_LENGTH]
+        mac = key.copy()
+        mac.update(head + place + hello.cipher_suites + hello.compression_methods)
+        return mac.finalize()[:MAC_LENGTH]

@@ -10,11 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-import os
-import select
 import socket
 import threading
-import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
@@ -30,59 +27,43 @@ from .errors import (
 )
 from .events import AlertReceived, DataReceived, Event, HandshakeFailed
 from .gate import begins_client_hello
+from .kernel import (
+    CAN_WAIT_IN_RECV,
+    DONT_WAIT,
+    LARGEST_DATAGRAM,
+    MAX_READS,
+    lead_nowhere,
+    now,
+    same_address,
+    set_recv_timeout,
+    wait_until_ready,
+    wake_receivers,
+)
 from .wire import ContentType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from .connection import Connection
 
-LARGEST_DATAGRAM = 65_535
 MAX_UNSENT = 64
 """How many datagrams wait for room in the send buffer, before what the peer will ask for again is dropped."""
-MAX_READS = 256
-"""How many datagrams are read in a row before the lock is given up."""
 REFUSALS_TOLERATED = 1
 """How many ICMP refusals in a row a handshake survives: anybody can forge one, and a server may be just starting."""
 _LOST_ON_THE_WAY = frozenset(
     {errno.ENOBUFS, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.EPERM}
 )
 
+_GLANCE = 0.05
+"""Seconds after which a thread looks again at what another one may have done."""
 _PLAINTEXT_HANDSHAKE = bytes([ContentType.HANDSHAKE])
 
 # Looked up once: an attribute of an enumeration's class is slow to get on some Pythons.
 _HANDSHAKING, _ESTABLISHED = ConnectionState.HANDSHAKING, ConnectionState.ESTABLISHED
 
-now = time.monotonic
-
-
-def wait_until_ready(
-    descriptor: int, *, writable: bool, until: float, also_readable: Sequence[int] = ()
-) -> None:
-    """Wait until a descriptor is readable (or writable, if asked for), or the time ``until`` has come.
-
-    ``also_readable`` are further descriptors, to be readable.
-    """
-    seconds = until - now()
-    if hasattr(select, "poll"):
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN | (select.POLLOUT if writable else 0))
-        for other in also_readable:
-            poll.register(other, select.POLLIN)
-        # Rounded up: a wait that ends a millisecond early would be a busy loop.
-        poll.poll(None if seconds == math.inf else max(0, math.ceil(seconds * 1000)))
-    else:  # pragma: no cover - Windows
-        readers, writers = [descriptor, *also_readable], [descriptor] if writable else []
-        select.select(readers, writers, writers, None if seconds == math.inf else max(0.0, seconds))
-
-
-def same_address(one: Any, other: Any) -> bool:
-    """Whether two socket addresses are the same peer; IPv6 flow labels do not tell peers apart."""
-    return bool(one[:2] == other[:2] and one[3:] == other[3:])
-
 
 class Driver:
-    """Runs ``connection`` on ``sock``, which must be connected to the peer and is made non-blocking.
+    """Runs ``connection`` on ``sock``, which must be connected to the peer and whose mode is this driver's own.
 
     :param peer: the peer's address if datagrams of others may still arrive on ``sock``.
     :param divert: takes datagrams that may not be for this association: a stranger's, and ClientHellos of the peer,
@@ -103,7 +84,10 @@ class Driver:
         keeps_plaintext: bool = False,
         wait: Callable[[bool, float], None] | None = None,
     ) -> None:
-        sock.setblocking(False)
+        # Where the kernel can be told by the call whether to wait, and for how long, it waits in the call that reads.
+        self._waits_in_recv = CAN_WAIT_IN_RECV and isinstance(sock, socket.socket)
+        sock.setblocking(self._waits_in_recv)
+        self._recv_timeout: float | None = None
         self.sock = sock
         self.connection = connection
         self.statistics: Counter[str] = Counter()
@@ -125,6 +109,7 @@ class Driver:
         self._owns_socket = True
         self._waiting = 0
         """How many threads wait for the socket; the last to wake closes it if it is to be closed."""
+        self._waiting_in_recv = 0
 
     # --- what callers do -----------------------------------------------------------------------------------------
 
@@ -144,6 +129,16 @@ class Driver:
 
     def receive(self, timeout: float | None) -> bytes | None:
         """The next message; ``None`` when the peer has closed. Raises what ended the association otherwise."""
+        if self._waits_in_recv and timeout != 0 and self._is_idle():
+            began = now() if timeout else 0.0
+            message = self._wait_in_recv(timeout)
+            if message is not None:
+                return message
+            if timeout:  # 0 would mean not to wait at all
+                timeout = max(0.001, timeout - (now() - began))
+        return self._receive_step_by_step(timeout)
+
+    def _receive_step_by_step(self, timeout: float | None) -> bytes | None:
         deadline = None
         while True:
             with self._lock:
@@ -166,6 +161,56 @@ class Driver:
                 deadline = _deadline(timeout)
             self._wait(deadline, timeout, "no message came in time")
 
+    def _is_idle(self) -> bool:
+        """Whether there is nothing to do but to wait for the next datagram."""
+        return self.connection.state is _ESTABLISHED and not (
+            self.messages or self._unsent or self._diverted or self.shares or self._closed or self.error
+        )
+
+    def _wait_in_recv(self, timeout: float | None) -> bytes | None:
+        """The next message, if that is what arrives next within ``timeout`` seconds."""
+        with self._lock:
+            if self._closed:
+                return None
+            self._waiting += 1
+            self._waiting_in_recv += 1
+            if timeout != self._recv_timeout:
+                self._set_recv_timeout(timeout)
+        datagram, problem = None, None
+        try:
+            datagram = self.sock.recv(LARGEST_DATAGRAM)
+        except BlockingIOError:  # the time has passed
+            pass
+        except OSError as error:
+            problem = error
+        with self._lock:
+            self._waiting_in_recv -= 1
+            self._done_waiting()
+            if self._closed:
+                if datagram:  # plaintext, after the association was unwrapped under our hands
+                    self.statistics["dropped_after_close"] += 1
+            elif problem is not None:
+                self._note_error_of_another(problem)
+            elif datagram is not None:
+                return self._message_of(datagram)
+            return None
+
+    def _message_of(self, datagram: bytes) -> bytes | None:
+        """The message that a datagram brings, or the first of those that wait since it came; ``None`` if it is none."""
+        if self._divert is not None and (self.shares or datagram[:1] == _PLAINTEXT_HANDSHAKE):
+            if self._is_ours(datagram, self._peer):
+                self._deliver(datagram)
+            return None
+        found = self.connection.unprotect(datagram, now())
+        if type(found) is bytes and not self.messages:
+            return found
+        self._take_in(found)
+        return self.messages.popleft() if self.messages else None
+
+    def _set_recv_timeout(self, timeout: float | None) -> None:
+        set_recv_timeout(self.sock, timeout)
+        self._recv_timeout = timeout
+
     def give_back(self, message: bytes) -> None:
         """Put a message, or the rest of one, at the head of the queue again."""
         with self._lock:
@@ -181,7 +226,11 @@ class Driver:
                 if self.error is not None:
                     raise self.error.with_traceback(None)
                 if not self._unsent:
-                    self.send_sealed(self.connection.protect(message), len(message))
+                    datagram = self.connection.protect(message)
+                    try:
+                        self.sock.send(datagram, DONT_WAIT)
+                    except OSError:  # no room, or worse, or about an earlier datagram
+                        self.send_sealed(datagram, len(message))
                     return
             if timeout == 0:
                 raise SSLWantWriteError
@@ -198,23 +247,11 @@ class Driver:
         ``None`` if it gives something else, or there is more to do than to wait for this descriptor: then
         :meth:`receive` is to be called. Raises what ``receive`` raises.
         """
-        connection = self.connection
-        if (
-            connection.state is not _ESTABLISHED
-            or self.messages
-            or self._unsent
-            or self._closed
-            or self.error
-            or self._wait_elsewhere is not None
-        ):
+        if self._wait_elsewhere is not None or not self._is_idle():
             return None
         datagram = receive(LARGEST_DATAGRAM)
         with self._lock:
-            found = connection.unprotect(datagram, now())
-            if type(found) is bytes and not self.messages:
-                return found
-            self._take_in(found)
-            return self.messages.popleft() if self.messages else None
+            return self._message_of(datagram)
 
     def send_through(self, send: Callable[[bytes], int], message: bytes | bytearray | memoryview) -> bool:
         """Send one message by the socket's own ``send``, which may wait for room and is called without the lock.
@@ -264,11 +301,13 @@ class Driver:
                     raise self.error.with_traceback(None)
                 if self._closed or self.connection.state is not ConnectionState.CLOSING:
                     return self.connection.state is ConnectionState.CLOSED
+                # Who waits in recv may take the peer's away, which is not noticed from here.
+                until = min(deadline, now() + _GLANCE) if self._waiting else deadline
             if timeout == 0:
                 raise SSLWantReadError
             if now() >= deadline:
                 return False
-            self._wait_until_ready(writable=False, until=deadline)
+            self._wait_until_ready(writable=False, until=until)
 
     def seconds_to_timeout(self) -> float | None:
         """Seconds until something is to be repeated or given up; ``None`` if nothing is."""
@@ -293,10 +332,13 @@ class Driver:
                 self.sock.close()
 
     def detach(self) -> socket.socket:
-        """Give the kernel's socket away; nothing is said to the peer."""
+        """Give the kernel's socket away; nothing is said to the peer. Wakes threads that wait in ``recv``."""
         with self._lock:
             self._closed = True
             self._owns_socket = False
+            if self._recv_timeout is not None:
+                self._set_recv_timeout(None)
+            wake_receivers(self.sock, self._waiting_in_recv)
             return self.sock
 
     @property
@@ -327,7 +369,8 @@ class Driver:
     def _advance(self, messages: int = 0) -> None:
         """As :meth:`advance`, with the lock held; nothing is handed on."""
         connection = self.connection
-        if connection.next_timeout() is not None:
+        at = connection.next_timeout()
+        if at is not None and at <= now():
             self.handle_timeout()
         before = connection.state
         for _ in range(MAX_READS):
@@ -382,8 +425,8 @@ class Driver:
         while True:
             try:
                 if self._peer is None:
-                    return self.sock.recv(LARGEST_DATAGRAM)
-                datagram, address = self.sock.recvfrom(LARGEST_DATAGRAM)
+                    return self.sock.recv(LARGEST_DATAGRAM, DONT_WAIT)
+                datagram, address = self.sock.recvfrom(LARGEST_DATAGRAM, DONT_WAIT)
             except (BlockingIOError, InterruptedError):
                 return None
             except OSError as error:
@@ -439,7 +482,9 @@ class Driver:
         self.statistics["refused_by_icmp"] += 1
         self._refusals += 1
         handshaking = self.connection.state is _HANDSHAKING
-        if handshaking and self._refusals > self._refusals_tolerated:
+        # An alert that is held, and soon to be believed, says why nothing listens there any more.
+        says_why = bool(self.connection.statistics["held_alert"])
+        if handshaking and self._refusals > self._refusals_tolerated and not says_why:
             text = "The peer address is not reachable: nothing listens on its port (ICMP port unreachable)"
             self.error = PeerUnreachable(text)
 
@@ -450,7 +495,8 @@ class Driver:
 
     def _flush_quietly(self) -> None:
         """As far as the socket lets us; what is lost is repeated by its timer."""
-        self._send_unsent()
+        if self._unsent:
+            self._send_unsent()
         try:
             self._flush()
         except OSError as error:
@@ -477,7 +523,7 @@ class Driver:
         """Whether the kernel took it, or it is lost as any datagram may be."""
         for _ in range(2):
             try:
-                self.sock.send(datagram)
+                self.sock.send(datagram, DONT_WAIT)
             except (BlockingIOError, InterruptedError):
                 return False
             except ConnectionRefusedError:
@@ -521,9 +567,12 @@ class Driver:
                 self._wait_elsewhere(writable, until)
         finally:
             with self._lock:
-                self._waiting -= 1
-                if self._closed and self._owns_socket and not self._waiting:
-                    self.sock.close()
+                self._done_waiting()
+
+    def _done_waiting(self) -> None:
+        self._waiting -= 1
+        if self._closed and self._owns_socket and not self._waiting:
+            self.sock.close()
 
     def _is_over(self) -> bool:
         if self.error is not None:
@@ -535,28 +584,6 @@ class Driver:
             return error
         text = f"a message of {length} bytes is too long for the network path; lower Context.mtu"
         return MessageTooLarge(text, limit=min(self.connection.max_message_size, length - 1))
-
-
-def lead_nowhere(sock: socket.socket) -> list[bytes]:
-    """Take a connected socket's datagrams and its peer away: it is readable for ever, and nothing arrives any more.
-
-    It is not closed, since another thread may be about to wait on the descriptor, and its number may soon be somebody
-    else's; and it stays the same open file, or an ``epoll`` that watches it would forget it without a word.
-    """
-    left: list[bytes] = []
-    with contextlib.suppress(OSError):  # nothing left
-        while len(left) < MAX_READS:
-            left.append(sock.recv(LARGEST_DATAGRAM))
-    with contextlib.suppress(OSError):  # it may have lost its peer; then nobody waits for datagrams of it
-        sock.shutdown(socket.SHUT_RDWR)  # wakes those who wait on it already, and all who will
-    try:
-        sock.connect(sock.getsockname())  # nobody but itself
-    except OSError:  # pragma: no cover - systems that do not connect a socket once it is shut down
-        dead, other = socket.socketpair()
-        other.close()
-        with dead:
-            os.dup2(dead.fileno(), sock.fileno(), inheritable=False)
-    return left
 
 
 def _deadline(timeout: float | None) -> float:

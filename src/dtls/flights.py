@@ -7,34 +7,24 @@ record numbers of epoch 0 are given out here; a repeat gets new ones, as RFC 634
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .wire import (
     HANDSHAKE_HEADER_LENGTH,
     MAX_PLAINTEXT_LENGTH,
+    MESSAGE_RECORD_OVERHEAD,
     RECORD_HEADER_LENGTH,
-    ContentType,
     build_handshake,
     build_record,
+    split_leading_records_untrusted,
 )
-
-if TYPE_CHECKING:
-    from .reassembly import Message
 
 MINIMUM_MTU = 208
 """The smallest datagram in bytes that flights are cut for: what a link of 256 bytes leaves under IPv6 and UDP."""
-_CHANGE_CIPHER_SPEC = b"\x01"
-
-
-class PlainMessage(NamedTuple):
-    """A handshake message of epoch 0, and the version to put in its records."""
-
-    message: Message
-    version: int
 
 
 class PlainRecord(NamedTuple):
-    """A record of epoch 0 that is no handshake message: ChangeCipherSpec or an alert."""
+    """A record of epoch 0. A handshake message stands in it whole, header and all: it is cut when it is sent."""
 
     content_type: int
     version: int
@@ -47,7 +37,7 @@ class ProtectedRecord(NamedTuple):
     record: bytes
 
 
-FlightItem = PlainMessage | PlainRecord | ProtectedRecord
+FlightItem = PlainRecord | ProtectedRecord
 
 
 class Packer:
@@ -68,46 +58,42 @@ class Packer:
         datagrams: list[bytes] = []
         parts: list[bytes] = []
         room = self.mtu
+        # A message that fits a datagram of its own stays whole: some servers cannot reassemble a ClientHello.
+        longest = min(room - RECORD_HEADER_LENGTH, MAX_PLAINTEXT_LENGTH)
         for item in items:
-            offset = 0
-            while True:
-                if isinstance(item, PlainMessage):
-                    record, offset = self._cut(item, offset, room)
-                elif isinstance(item, PlainRecord):
-                    record = self._plain(item.content_type, item.version, item.content)
-                else:
-                    record = item.record
-                if not record or (len(record) > room and parts):
+            if isinstance(item, ProtectedRecord):
+                records = [item.record]
+            elif len(item.content) <= longest:
+                records = [self._plain(item.content_type, item.version, item.content)]
+            else:
+                records = self._cut(item, room)
+            for record in records:
+                if len(record) > room and parts:
                     datagrams.append(b"".join(parts))
-                    parts, room = [], self.mtu
-                if record:
-                    parts.append(record)
-                    room -= len(record)
-                if not isinstance(item, PlainMessage) or offset > len(item.message.body):
-                    break
+                    parts = []
+                    room = self.mtu
+                parts.append(record)
+                room -= len(record)
         if parts:
             datagrams.append(b"".join(parts))
         return datagrams
 
-    def _cut(self, item: PlainMessage, offset: int, room: int) -> tuple[bytes, int]:
-        """As much of a message from ``offset`` on as fits into ``room``, and the offset after it.
-
-        Nothing if it is not worth the while to begin here. The offset lies past the body when that was the last.
-        """
-        body = item.message.body
-        left = len(body) - offset
-        space = min(room - RECORD_HEADER_LENGTH, MAX_PLAINTEXT_LENGTH) - HANDSHAKE_HEADER_LENGTH
-        # A message that fits a datagram of its own stays whole: some servers cannot reassemble a ClientHello.
-        fits_alone = left <= self.mtu - RECORD_HEADER_LENGTH - HANDSHAKE_HEADER_LENGTH
-        if space < left and room < self.mtu and (fits_alone or space < _SHORTEST_PIECE):
-            return b"", offset
-        piece = body[offset : offset + space] if left else b""
-        content = build_handshake(
-            item.message.message_type, item.message.sequence, piece, offset=offset, length=len(body)
-        )
-        end = offset + len(piece)
-        record = self._plain(ContentType.HANDSHAKE, item.version, content)
-        return record, end if end < len(body) else len(body) + 1
+    def _cut(self, item: PlainRecord, room: int) -> list[bytes]:
+        """The records of a message in fragments, the first in what ``room`` is left if that is worth the while."""
+        header, body = item.content[:HANDSHAKE_HEADER_LENGTH], item.content[HANDSHAKE_HEADER_LENGTH:]
+        message_type, sequence = header[0], header[4] << 8 | header[5]
+        space = room - MESSAGE_RECORD_OVERHEAD
+        if space < _SHORTEST_PIECE:
+            space = self.mtu - MESSAGE_RECORD_OVERHEAD
+        records: list[bytes] = []
+        offset = 0
+        while offset < len(body):
+            piece = body[offset : offset + min(space, _LONGEST_PIECE)]
+            content = build_handshake(message_type, sequence, piece, offset=offset, length=len(body))
+            records.append(self._plain(item.content_type, item.version, content))
+            offset += len(piece)
+            space = self.mtu - MESSAGE_RECORD_OVERHEAD
+        return records
 
     def _plain(self, content_type: int, version: int, content: bytes) -> bytes:
         record = build_record(content_type, version, 0, self.next_record, content)
@@ -116,11 +102,7 @@ class Packer:
 
 
 _SHORTEST_PIECE = 64
-
-
-def change_cipher_spec(version: int) -> PlainRecord:
-    """The record that announces the next epoch (RFC 5246, 7.1)."""
-    return PlainRecord(ContentType.CHANGE_CIPHER_SPEC, version, _CHANGE_CIPHER_SPEC)
+_LONGEST_PIECE = MAX_PLAINTEXT_LENGTH - HANDSHAKE_HEADER_LENGTH
 
 
 class SentFlight:
@@ -128,20 +110,58 @@ class SentFlight:
 
     SPACING = 0.25
     """Seconds at least between two repeats that the peer's own repeats ask for: anybody can fake those."""
-    __slots__ = ("answers", "items", "packer", "sent_at")
+    __slots__ = ("_as_written", "_items", "answers", "is_held", "packer", "sent_at")
 
     def __init__(self, packer: Packer) -> None:
         self.packer = packer
-        self.items: list[FlightItem] = []
+        self.is_held = False
+        """Whether there is something to repeat."""
+        self._items: list[FlightItem] = []
+        self._as_written = b""
+        """What ``_items`` are to be made of when they are needed, which is seldom."""
         self.answers = -1
         """``message_seq`` of the peer's last plaintext message that this flight answers."""
         self.sent_at = float("-inf")
 
+    @property
+    def items(self) -> list[FlightItem]:
+        """What the flight consists of."""
+        if self._as_written:
+            records, _ = split_leading_records_untrusted(self._as_written)
+            self._items = [
+                ProtectedRecord(build_record(*record))
+                if record.epoch
+                else PlainRecord(record.content_type, record.version, record.fragment)
+                for record in records
+            ]
+            self._as_written = b""
+        return self._items
+
+    def clear(self) -> None:
+        """It has arrived, or need not any more."""
+        self.is_held = False
+        self._items = []
+        self._as_written = b""
+
     def replace(self, items: list[FlightItem], answers: int, now: float) -> list[bytes]:
         """The datagrams of a new flight, which takes the place of the one before."""
-        self.items = items
+        self.clear()
+        self.is_held = bool(items)
+        self._items = items
         self.answers = answers
         return self.repeat(now)
+
+    def replace_as_written(self, datagram: bytes, next_record: int, answers: int, now: float) -> None:
+        """Keep a new flight that is one datagram, of whole messages under the numbers that were next, as it stands.
+
+        ``next_record`` is the number after the last of epoch 0 in it.
+        """
+        self.clear()
+        self.is_held = True
+        self._as_written = datagram
+        self.packer.next_record = next_record
+        self.answers = answers
+        self.sent_at = now
 
     def repeat(self, now: float) -> list[bytes]:
         """The datagrams of the flight."""
@@ -150,11 +170,11 @@ class SentFlight:
 
     def may_be_repeated(self, now: float) -> bool:
         """Whether a repeat would not come too soon after the last."""
-        return bool(self.items) and now - self.sent_at >= self.SPACING
+        return self.is_held and now - self.sent_at >= self.SPACING
 
     def refresh(self, record: ProtectedRecord) -> None:
         """Repeat this record from now on in place of the protected one, whose number the peer may have seen."""
-        self.items = [record if isinstance(item, ProtectedRecord) else item for item in self.items]
+        self._items = [record if isinstance(item, ProtectedRecord) else item for item in self.items]
 
 
 class RetransmissionTimer:

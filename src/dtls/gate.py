@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .connection import ReceivedClientHello
 from .reassembly import Message, PartialMessage
 from .wire import (
+    MESSAGE_RECORD_OVERHEAD,
     ClientHello,
     ContentType,
     HandshakeFragment,
@@ -23,6 +24,7 @@ from .wire import (
     parse_client_hello_untrusted,
     split_fragments_untrusted,
     split_leading_records_untrusted,
+    whole_message_at_untrusted,
 )
 
 if TYPE_CHECKING:
@@ -89,6 +91,16 @@ class Gate:
 
     def judge_untrusted(self, datagram: bytes, address: Hashable, now: float) -> Verdict:
         """What to do with ``datagram`` from ``address``. Does not raise; what is dropped is counted."""
+        whole = whole_message_at_untrusted(datagram, 0)
+        if whole is not None and whole[4] == len(datagram):  # as nearly all are
+            version, number, message_type, sequence, end = whole
+            try:
+                _check_untrusted(message_type, sequence, end - MESSAGE_RECORD_OVERHEAD)
+                body = datagram[MESSAGE_RECORD_OVERHEAD:]
+                return self._judge_hello(body, sequence, number, version, address, now)
+            except WireError as error:
+                self.statistics[f"dropped_{error.reason}"] += 1
+                return _NOTHING
         records, trouble = split_leading_records_untrusted(datagram)
         if trouble is not None:
             self.statistics[f"dropped_{trouble}"] += 1
@@ -107,24 +119,18 @@ class Gate:
 
     def _judge_record(self, record: Record, address: Hashable, now: float) -> Verdict:
         for fragment in split_fragments_untrusted(record.fragment):
-            if fragment.message_type != HandshakeType.CLIENT_HELLO:
-                raise WireError("no_association")
-            if fragment.message_sequence > 1:
-                # The handshake goes on at message_seq 1, so that a cookie comes with 0 or 1.
-                raise WireError("wild_message_seq")
-            if not 0 < fragment.length <= MAX_HELLO_LENGTH:
-                raise WireError("message_too_long")
+            _check_untrusted(fragment.message_type, fragment.message_sequence, fragment.length)
             body = self._reassemble(fragment, address)
             if body is not None:
-                hello = parse_client_hello_untrusted(body)
-                message = Message(HandshakeType.CLIENT_HELLO, fragment.message_sequence, body)
-                return self._judge_hello(hello, message, record, address, now)
+                sequence = fragment.message_sequence
+                return self._judge_hello(body, sequence, record.sequence, record.version, address, now)
         return _NOTHING
 
     def _judge_hello(
-        self, hello: ClientHello, message: Message, record: Record, address: Hashable, now: float
+        self, body: bytes, sequence: int, record_number: int, version: int, address: Hashable, now: float
     ) -> Verdict:
-        if record.sequence > MAX_FIRST_RECORD:
+        hello = parse_client_hello_untrusted(body)
+        if record_number > MAX_FIRST_RECORD:
             raise WireError("wild_record_number")
         proved = False
         if self._cookies is not None:
@@ -134,12 +140,12 @@ class Gate:
                     self.statistics["cookies_refused"] += 1
                 self.statistics["cookies_sent"] += 1
                 cookie = self._cookies.generate(address, hello, now)
-                return Verdict(answer=build_hello_verify_request(cookie, record.sequence))
+                return Verdict(answer=build_hello_verify_request(cookie, record_number))
             self.statistics["cookies_accepted"] += 1
-        elif message.sequence:
+        elif sequence:
             raise WireError("wild_message_seq")
-        received = ReceivedClientHello(message, record.sequence, record.version, proved)
-        return Verdict(hello=received, offer=hello)
+        message = Message(HandshakeType.CLIENT_HELLO, sequence, body)
+        return Verdict(hello=ReceivedClientHello(message, record_number, version, proved), offer=hello)
 
     def _reassemble(self, fragment: HandshakeFragment, address: Hashable) -> bytes | None:
         if len(fragment.body) == fragment.length:
@@ -162,3 +168,14 @@ class Gate:
             self._partial_bytes -= self._partial.pop(oldest).held_bytes
             self.statistics["dropped_partial_hellos"] += 1
         return None
+
+
+def _check_untrusted(message_type: int, sequence: int, length: int) -> None:
+    """Raises :class:`WireError` for a message, or a part of one, that no association can begin with."""
+    if message_type != HandshakeType.CLIENT_HELLO:
+        raise WireError("no_association")
+    if sequence > 1:
+        # The handshake goes on at message_seq 1, so that a cookie comes with 0 or 1.
+        raise WireError("wild_message_seq")
+    if not 0 < length <= MAX_HELLO_LENGTH:
+        raise WireError("message_too_long")

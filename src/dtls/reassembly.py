@@ -118,6 +118,16 @@ class Reassembler:
         self.next_sequence = next_sequence
         self._held: dict[tuple[int, int, int], PartialMessage] = {}
 
+    def pass_over_untrusted(self, message_type: int, sequence: int, length: int) -> bool:
+        """Whether a message that came whole is the next one, and allowed: then it is done with. Does not raise."""
+        if sequence != self.next_sequence:
+            return False
+        limit = self._limits.get(message_type, -1)
+        if length > limit or (limit and not length):
+            return False
+        self._done_with_next()
+        return True
+
     def add_untrusted(self, fragment: HandshakeFragment) -> None:
         """Take a fragment in.
 
@@ -152,10 +162,14 @@ class Reassembler:
         for key, partial in self._held.items():
             if key[0] == self.next_sequence and partial.is_complete:
                 message = Message(key[1], key[0], partial.assemble())
-                self._held = {k: p for k, p in self._held.items() if k[0] > self.next_sequence}
-                self.next_sequence += 1
+                self._done_with_next()
                 return message
         return None
+
+    def _done_with_next(self) -> None:
+        if self._held:
+            self._held = {key: part for key, part in self._held.items() if key[0] > self.next_sequence}
+        self.next_sequence += 1
 
     def _make_room_for_another(self, sequence: int) -> None:
         """Let go of the smallest notion of a message if there are too many; those that are complete stay."""

@@ -19,11 +19,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
-from .driver import now
 from .endpoint import Endpoint
 from .errors import SSLTimeoutError, SSLWantReadError
 from .events import HandshakeCompleted, HandshakeFailed
 from .gate import begins_client_hello
+from .kernel import now
 from .sockets import DTLSSocket
 from .udp import Listener, Origin, Waker
 

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from .connection import ConnectionState
 from .context import Purpose, create_default_context
-from .driver import REFUSALS_TOLERATED, Driver, now
+from .driver import REFUSALS_TOLERATED, Driver
 from .errors import AssociationReplaced, MessageTooLarge
+from .kernel import now
 
 if TYPE_CHECKING:
     from collections import Counter

@@ -23,10 +23,10 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
-from .driver import now, wait_until_ready
 from .endpoint import Endpoint
 from .errors import SSLTimeoutError, SSLZeroReturnError
 from .events import DataReceived, HandshakeCompleted, HandshakeFailed
+from .kernel import now, wait_until_ready
 from .udp import Listener, Origin, Peers
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .connection import ConnectionState
 from .context import CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED
-from .driver import Driver, now
+from .driver import Driver
 from .err import (
     ERR_BOTH_KEY_CERT_FILES,
     ERR_BOTH_KEY_CERT_FILES_SVR,
@@ -48,6 +48,7 @@ from .err import (
     raise_ssl_error,
     translate,
 )
+from .kernel import now
 from .pydtls.arguments import PROTOCOL_DTLS, PROTOCOL_DTLSv1, PROTOCOL_DTLSv1_2, make_context
 from .pydtls.borrowed import BorrowedSocket, borrow
 from .pydtls.config import SSL, SSLContext, configured

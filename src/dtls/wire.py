@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 RECORD_HEADER_LENGTH = 13
 HANDSHAKE_HEADER_LENGTH = 12
+MESSAGE_RECORD_OVERHEAD = RECORD_HEADER_LENGTH + HANDSHAKE_HEADER_LENGTH
 MAX_PLAINTEXT_LENGTH = 2**14
 """The longest content of one record in bytes (RFC 5246, 6.2.1)."""
 MAX_CIPHERTEXT_LENGTH = MAX_PLAINTEXT_LENGTH + 2048
@@ -22,10 +23,16 @@ RANDOM_LENGTH = 32
 
 DTLS_1_0 = 0xFEFF
 DTLS_1_2 = 0xFEFD
+KNOWN_VERSIONS = (DTLS_1_2, DTLS_1_0)
 _KNOWN_MAJOR = 0xFE
 
 _RECORD_HEADER = struct.Struct("!BHHHIH")
 _HANDSHAKE_HEADER = struct.Struct("!BBHHBHBH")
+_MESSAGE_RECORD = struct.Struct("!BHHHIHB3sH3s3s")
+"""A record's header and that of the handshake message in it."""
+_NO_OFFSET = b"\0\0\0"
+_CLIENT_HELLO_HEAD = struct.Struct(f"!H{RANDOM_LENGTH}s")
+_MAX_SESSION_ID_LENGTH = 32
 
 
 class WireError(ValueError):
@@ -43,6 +50,9 @@ class ContentType(enum.IntEnum):
     ALERT = 21
     HANDSHAKE = 22
     APPLICATION_DATA = 23
+
+
+_HANDSHAKE = int(ContentType.HANDSHAKE)
 
 
 class HandshakeType(enum.IntEnum):
@@ -162,22 +172,24 @@ def split_leading_records_untrusted(datagram: bytes) -> tuple[list[Record], str 
     A bad record must not take the good ones before it along. Does not raise.
     """
     records: list[Record] = []
-    offset, end = 0, len(datagram)
+    after, end = 0, len(datagram)
     if not end:
         return records, "empty"
-    while offset < end:
-        body = offset + RECORD_HEADER_LENGTH
+    while after < end:
+        body = after + RECORD_HEADER_LENGTH
         if body > end:
             return records, "too_short"
-        content_type, version, epoch, high, low, length = _RECORD_HEADER.unpack_from(datagram, offset)
+        content_type, version, epoch, high, low, length = _RECORD_HEADER.unpack_from(datagram, after)
+        after = body + length
         if version >> 8 != _KNOWN_MAJOR:
             return records, "unknown_version"
         if length > MAX_CIPHERTEXT_LENGTH:
             return records, "oversized"
-        offset = body + length
-        if offset > end:
+        if after > end:
             return records, "truncated"
-        records.append(Record(content_type, version, epoch, high << 32 | low, datagram[body:offset]))
+        # What Record(...) does, without a call of Python's.
+        fields = (content_type, version, epoch, high << 32 | low, datagram[body:after])
+        records.append(tuple.__new__(Record, fields))
     return records, None
 
 
@@ -239,33 +251,29 @@ def split_fragments_untrusted(content: bytes) -> list[HandshakeFragment]:
     return fragments
 
 
-class _Reader:
-    """Reads length-prefixed fields off bytes that nobody vouches for."""
+def whole_message_at_untrusted(data: bytes, at: int) -> tuple[int, int, int, int, int] | None:
+    """The record at an offset, if it is of epoch 0 and holds one handshake message, whole, and nothing else.
 
-    def __init__(self, data: bytes, complaint: str) -> None:
-        self._data = data
-        self._offset = 0
-        self._complaint = complaint
-
-    def take(self, count: int) -> bytes:
-        end = self._offset + count
-        if end > len(self._data):
-            raise WireError(self._complaint)
-        taken = self._data[self._offset : end]
-        self._offset = end
-        return taken
-
-    def integer(self, width: int) -> int:
-        return int.from_bytes(self.take(width), "big")
-
-    def vector(self, width: int, low: int, high: int) -> bytes:
-        size = self.integer(width)
-        if not low <= size <= high:
-            raise WireError(self._complaint)
-        return self.take(size)
-
-    def at_end(self) -> bool:
-        return self._offset == len(self._data)
+    That is what nearly every record of a handshake is. Given are the record's version and number, the message's type
+    and ``message_seq``, and the offset after the record. Does not raise.
+    """
+    if at + MESSAGE_RECORD_OVERHEAD > len(data):
+        return None
+    kind, version, epoch, high, low, length, message_type, total, sequence, offset, size = (
+        _MESSAGE_RECORD.unpack_from(data, at)
+    )
+    end = at + RECORD_HEADER_LENGTH + length
+    if (
+        kind != _HANDSHAKE
+        or epoch
+        or size != total
+        or offset != _NO_OFFSET
+        or int.from_bytes(total, "big") != length - HANDSHAKE_HEADER_LENGTH
+        or end > len(data)
+        or version not in KNOWN_VERSIONS
+    ):
+        return None
+    return version, high << 32 | low, message_type, sequence, end
 
 
 def parse_client_hello_untrusted(body: bytes) -> ClientHello:
@@ -273,17 +281,39 @@ def parse_client_hello_untrusted(body: bytes) -> ClientHello:
 
     A ClientHello without extensions is well-formed. Raises :class:`WireError` (``bad_client_hello``).
     """
-    reader = _Reader(body, "bad_client_hello")
-    version = reader.integer(2)
-    random = reader.take(RANDOM_LENGTH)
-    session_id = reader.vector(1, 0, 32)
-    cookie = reader.vector(1, 0, MAX_COOKIE_LENGTH)
-    cipher_suites = reader.vector(2, 2, 2**16 - 2)
-    compression_methods = reader.vector(1, 1, 2**8 - 1)
-    extensions = b"" if reader.at_end() else reader.vector(2, 0, 2**16 - 1)
-    if not reader.at_end() or len(cipher_suites) % 2 or version >> 8 != _KNOWN_MAJOR:
+    end = len(body)
+    try:
+        version, random = _CLIENT_HELLO_HEAD.unpack_from(body)
+        at = _CLIENT_HELLO_HEAD.size
+        session_end = at + 1 + body[at]
+        cookie_end = session_end + 1 + body[session_end]
+        suites_length = body[cookie_end] << 8 | body[cookie_end + 1]
+        suites_end = cookie_end + 2 + suites_length
+        methods_end = suites_end + 1 + body[suites_end]
+        extensions_at = end
+        if methods_end != end:
+            extensions_at = methods_end + 2
+            if extensions_at + (body[methods_end] << 8 | body[methods_end + 1]) != end:
+                raise WireError("bad_client_hello")
+    except (IndexError, struct.error):
+        raise WireError("bad_client_hello") from None
+    if (
+        version >> 8 != _KNOWN_MAJOR
+        or session_end > at + 1 + _MAX_SESSION_ID_LENGTH
+        or not suites_length
+        or suites_length % 2
+        or methods_end == suites_end + 1
+    ):
         raise WireError("bad_client_hello")
-    return ClientHello(version, random, session_id, cookie, cipher_suites, compression_methods, extensions)
+    return ClientHello(
+        version,
+        random,
+        body[at + 1 : session_end],
+        body[session_end + 1 : cookie_end],
+        body[cookie_end + 2 : suites_end],
+        body[suites_end + 1 : methods_end],
+        body[extensions_at:],
+    )
 
 
 def build_hello_verify_request(cookie: bytes, record_sequence: int) -> bytes:

@@ -31,7 +31,6 @@ import socket
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from .driver import now
 from .err import (
     ERR_PORT_UNREACHABLE,
     ERR_READ_TIMEOUT,
@@ -41,6 +40,7 @@ from .err import (
     PackageError,
     SSLError,
 )
+from .kernel import now
 from .patch import do_patch
 from .pydtls.arguments import PROTOCOL_DTLS, PROTOCOL_DTLSv1_2
 from .pydtls.config import SSL_BUILD_CHAIN_FLAG_NONE

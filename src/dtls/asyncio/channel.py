@@ -14,7 +14,7 @@ import warnings
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dtls.driver import LARGEST_DATAGRAM
+from dtls.kernel import LARGEST_DATAGRAM
 from dtls.udp import Listener, Origin
 
 if TYPE_CHECKING:

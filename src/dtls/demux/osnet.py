@@ -9,7 +9,8 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
-from dtls.driver import Driver, wait_until_ready
+from dtls.driver import Driver
+from dtls.kernel import wait_until_ready
 from dtls.pydtls.borrowed import BorrowedSocket
 from dtls.udp import Listener, Origin, Taken
 

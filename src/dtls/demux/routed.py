@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dtls.driver import LARGEST_DATAGRAM, now
+from dtls.kernel import DONT_WAIT, LARGEST_DATAGRAM, now
 from dtls.pydtls.borrowed import BorrowedSocket
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ BELL_SIZE = 16
 """Length in bytes of the datagram that makes a thread look again."""
 MAX_DRAINED = 1024
 """How many datagrams are taken off a new socket before it is connected; more cannot have come in that moment."""
-_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _PEEK = socket.MSG_PEEK
 
 
@@ -277,7 +276,7 @@ class RoutedSocket(socket.socket):
             self.router.remove_connection(self.route)
 
     def _patiently(self, operation: Callable[[], Any], flags: int, *, writable: bool) -> Any:
-        seconds = 0 if flags & _DONT_WAIT else self._seconds
+        seconds = 0 if flags & DONT_WAIT else self._seconds
         until = math.inf if seconds is None else now() + seconds
         while True:
             try:
@@ -296,15 +295,15 @@ class BorrowedRoute(BorrowedSocket):
 
     sock: RoutedSocket
 
-    def recv(self, size: int) -> bytes:
+    def recv(self, size: int, flags: int = DONT_WAIT) -> bytes:  # noqa: ARG002 - it never waits
         """One datagram. Raises :exc:`BlockingIOError` if there is none."""
         return self.sock.receive(size)
 
-    def recvfrom(self, size: int) -> tuple[bytes, Any]:
+    def recvfrom(self, size: int, flags: int = DONT_WAIT) -> tuple[bytes, Any]:  # noqa: ARG002 - likewise
         """One datagram and where it came from. Raises :exc:`BlockingIOError` if there is none."""
         return self.sock.receive(size), self.sock.getpeername()
 
-    def send(self, datagram: bytes) -> int:
+    def send(self, datagram: bytes, flags: int = DONT_WAIT) -> int:  # noqa: ARG002 - likewise
         """Send to the peer. Raises :exc:`BlockingIOError` if there is no room."""
         self.sock.transmit(datagram)
         return len(datagram)

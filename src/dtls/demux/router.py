@@ -18,9 +18,10 @@ import weakref
 from typing import TYPE_CHECKING, Any, cast
 
 from dtls.connection import ConnectionState
-from dtls.driver import MAX_READS, Driver, now, wait_until_ready
+from dtls.driver import Driver
 from dtls.errors import AssociationReplaced
 from dtls.gate import begins_client_hello, is_plaintext
+from dtls.kernel import MAX_READS, now, wait_until_ready
 from dtls.pydtls.borrowed import BorrowedSocket, borrow
 from dtls.udp import Listener, Origin, Taken
 

@@ -128,8 +128,9 @@ def _contents(source: PathOrPEM) -> bytes:
     where = _source(source)
     if isinstance(where, bytes):
         return where
-    with open(where, "rb") as file:  # noqa: PTH123 - a path is nothing but that here
-        return file.read()
+    # Read at once, so that no buffer is needed. A path is nothing but that here.
+    with open(where, "rb", buffering=0) as file:  # noqa: PTH123
+        return file.readall()
 
 
 def _source(source: PathOrPEM) -> str | bytes:

@@ -10,20 +10,19 @@ from __future__ import annotations
 import errno
 import os
 import select
-import socket
 from typing import TYPE_CHECKING, Any
 
 from dtls.err import PortUnreachable
+from dtls.kernel import DONT_WAIT
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
     from typing import TypeVar
 
     from dtls.driver import Driver
 
     _Result = TypeVar("_Result")
-
-_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 
 class BorrowedSocket:
@@ -76,24 +75,24 @@ class BorrowedSocket:
         """As ``socket.socket.getsockopt``."""
         return self.sock.getsockopt(level, option)
 
-    def recv(self, size: int) -> bytes:
+    def recv(self, size: int, flags: int = DONT_WAIT) -> bytes:  # noqa: ARG002 - it never waits
         """One datagram. Raises :exc:`BlockingIOError` if there is none."""
-        return self._receive(self.sock.recv, size, _DONT_WAIT)
+        return self._receive(self.sock.recv, size, DONT_WAIT)
 
-    def recvfrom(self, size: int) -> tuple[bytes, Any]:
+    def recvfrom(self, size: int, flags: int = DONT_WAIT) -> tuple[bytes, Any]:  # noqa: ARG002 - likewise
         """One datagram and where it came from. Raises :exc:`BlockingIOError` if there is none."""
-        return self._receive(self.sock.recvfrom, size, _DONT_WAIT)
+        return self._receive(self.sock.recvfrom, size, DONT_WAIT)
 
     def recvmsg(self, size: int, control: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
         """One datagram with what the kernel says of it. Raises :exc:`BlockingIOError` if there is none."""
-        return self._receive(self.sock.recvmsg, size, control, _DONT_WAIT)
+        return self._receive(self.sock.recvmsg, size, control, DONT_WAIT)
 
-    def send(self, datagram: bytes) -> int:
+    def send(self, datagram: bytes, flags: int = DONT_WAIT) -> int:  # noqa: ARG002 - likewise
         """Send to the connected peer. Raises :exc:`BlockingIOError` if there is no room."""
         self._await_room()
         for _ in range(2):
             try:
-                return self.sock.send(datagram, _DONT_WAIT)
+                return self.sock.send(datagram, DONT_WAIT)
             except TimeoutError:
                 raise BlockingIOError from None
             except ConnectionRefusedError:
@@ -104,14 +103,14 @@ class BorrowedSocket:
     def sendto(self, datagram: bytes, address: Any) -> int:
         """Send to ``address``. Raises :exc:`BlockingIOError` if there is no room."""
         self._await_room()
-        return self.sock.sendto(datagram, _DONT_WAIT, address)
+        return self.sock.sendto(datagram, DONT_WAIT, address)
 
     def sendmsg(
         self, buffers: Sequence[bytes], control: Sequence[tuple[int, int, bytes]], flags: int, address: Any
     ) -> int:
         """Send to ``address``, from an own address of choice. Raises :exc:`BlockingIOError` if there is no room."""
         self._await_room()
-        return self.sock.sendmsg(buffers, control, flags | _DONT_WAIT, address)
+        return self.sock.sendmsg(buffers, control, flags | DONT_WAIT, address)
 
     def take_refusal(self) -> bool:
         """Whether ICMP has refused a datagram since this was asked last."""
@@ -136,7 +135,7 @@ class BorrowedSocket:
 
     def _never_waits(self) -> bool:
         """Whether MSG_DONTWAIT does all. A socket with a timeout is waited for by Python itself, before any call."""
-        return bool(_DONT_WAIT) and not self.sock.gettimeout()
+        return bool(DONT_WAIT) and not self.sock.gettimeout()
 
     def _is_ready(self, *, writable: bool) -> bool:
         descriptor = self.fileno()

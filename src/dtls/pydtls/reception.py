@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dtls.cookie import CookieFactory
 from dtls.demux import new_demux
-from dtls.driver import MAX_READS, Driver, now
 from dtls.gate import Gate
+from dtls.kernel import MAX_READS, now
 from dtls.udp import Origin
 from dtls.wire import DTLS_1_2, ClientHello
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from dtls.connection import ReceivedClientHello
     from dtls.context import Context
+    from dtls.driver import Driver
 
     from .config import SSL
 

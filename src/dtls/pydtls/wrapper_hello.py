@@ -13,11 +13,10 @@ import socket
 import sys
 from typing import Any
 
-from dtls.driver import same_address
 from dtls.gate import begins_client_hello
+from dtls.kernel import DONT_WAIT, same_address
 from dtls.udp import Origin
 
-DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _PEEKED = 93
 """Bytes of a datagram that hold a ClientHello's random and the length of its cookie, whatever its session id."""
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to

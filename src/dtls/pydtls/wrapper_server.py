@@ -18,7 +18,6 @@ from collections import deque
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dtls.driver import now
 from dtls.err import (
     ERR_HANDSHAKE_TIMEOUT,
     ERR_PORT_UNREACHABLE,
@@ -30,8 +29,9 @@ from dtls.err import (
     SSLError,
 )
 from dtls.errors import MessageTooLarge
+from dtls.kernel import DONT_WAIT, now
 
-from .wrapper_hello import DONT_WAIT, HelloWatch
+from .wrapper_hello import HelloWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

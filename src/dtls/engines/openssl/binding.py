@@ -68,6 +68,7 @@ bio_read: Callable[[Handle, Any, int], int] = lib.BIO_read
 bio_write: Callable[[Handle, Any, int], int] = lib.BIO_write
 clear_errors: Callable[[], None] = lib.ERR_clear_error
 from_buffer: Callable[..., Any] = ffi.from_buffer
+unpack: Callable[[Any, int], bytes] = ffi.unpack
 
 SSL_ERROR_NONE: int = lib.SSL_ERROR_NONE
 SSL_ERROR_SSL: int = lib.SSL_ERROR_SSL
@@ -79,7 +80,7 @@ SSL_ERROR_ZERO_RETURN: int = lib.SSL_ERROR_ZERO_RETURN
 _X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS = 0x4
 _X509_CHECK_FLAG_NEVER_CHECK_SUBJECT = 0x20
 _X509_V_OK = 0
-_BUFFER_LENGTH = 2**16
+BUFFER_LENGTH = 2**16
 # Not bound, and the same in every version. With encrypt-then-MAC (RFC 7366), OpenSSL's DTLS ends an association at one
 # forged record under a CBC suite instead of dropping it; without, it drops it.
 _SSL_OP_NO_ENCRYPT_THEN_MAC = 1 << 19
@@ -90,9 +91,8 @@ class Buffer(threading.local):
     """One buffer per thread that everything read from OpenSSL passes through; longer than any datagram."""
 
     def __init__(self) -> None:
-        self.data = bytearray(_BUFFER_LENGTH)
+        self.data = bytearray(BUFFER_LENGTH)
         self.pointer = ffi.from_buffer(self.data)
-        self.view = memoryview(self.data)
 
 
 buffer = Buffer()
@@ -487,15 +487,15 @@ def shutdown(ssl: Handle) -> None:
 
 def read_all(bio: Handle) -> bytes:
     """Everything that waits in a memory BIO."""
-    parts = []
-    while (count := bio_read(bio, buffer.pointer, _BUFFER_LENGTH)) > 0:
-        parts.append(bytes(buffer.view[:count]))
-    return b"".join(parts)
+    output, pointer = b"", buffer.pointer
+    while (count := bio_read(bio, pointer, BUFFER_LENGTH)) > 0:
+        output += unpack(pointer, count)
+    return output
 
 
 def awaits_finished(ssl: Handle) -> bool:
     """Whether the peer's ChangeCipherSpec was the last thing that OpenSSL took, so that its Finished comes next."""
-    return "read change cipher spec" in _c_text(lib.SSL_state_string_long(ssl))
+    return b"read change cipher spec" in ffi.string(lib.SSL_state_string_long(ssl))
 
 
 def negotiated_version(ssl: Handle) -> int:

@@ -20,6 +20,7 @@ from dtls.gate import Gate
 from dtls.wire import (
     DTLS_1_0,
     DTLS_1_2,
+    KNOWN_VERSIONS,
     MAX_CIPHERTEXT_LENGTH,
     MAX_PLAINTEXT_LENGTH,
     RECORD_HEADER_LENGTH,
@@ -32,7 +33,7 @@ from dtls.wire import (
 )
 
 from . import binding
-from .binding import bio_read, bio_write, clear_errors, ssl_read, ssl_write
+from .binding import BUFFER_LENGTH, bio_read, bio_write, clear_errors, ssl_read, ssl_write, unpack
 from .binding import buffer as thread_buffer
 from .errors import ssl_error
 from .handshake import Handshake, shortest_protected_content
@@ -124,20 +125,30 @@ class OpenSSLConnection(Connection):
             ):
                 clear_errors()
                 bio_write(self._incoming, datagram, len(datagram))
-                count = ssl_read(self._ssl, thread_buffer.pointer, 65536)
+                pointer = thread_buffer.pointer
+                count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
                 if count > 0:
-                    if self._flight.items:
-                        self._flight.items = []
-                    return bytes(thread_buffer.view[:count])
+                    if self._flight.is_held:
+                        self._flight.clear()
+                    return unpack(pointer, count)
                 return self._after_fruitless_read(count, now)
         if self._gate is not None:
             return self._ask_gate(self._gate, datagram, now)
+        at = 0
+        if self._handshake is not None:
+            at = self._handshake.receive_leading_messages(datagram, now)
+            if at:
+                events = self._conclude_handshake(now)
+                return events if at == len(datagram) else events + self._receive_records(datagram[at:], now)
+        return self._receive_records(datagram, now)
+
+    def _receive_records(self, datagram: bytes, now: float) -> list[Event]:
         records, trouble = split_leading_records_untrusted(datagram)
         if trouble is not None:
             self.statistics[f"dropped_{trouble}"] += 1
         events: list[Event] = []
         for record in records:
-            if record.version not in (DTLS_1_0, DTLS_1_2):
+            if record.version not in KNOWN_VERSIONS:
                 self.statistics["dropped_unknown_version"] += 1
             elif self._handshake is not None:
                 self._handshake.receive(record, now)
@@ -156,11 +167,11 @@ class OpenSSLConnection(Connection):
         length = len(data)
         if not 0 < length <= self._max_message_size:
             raise self._wrong_length(length)
-        clear_errors()
+        # The queue of errors is not cleared: nothing depends on what stands there but the words of an exception.
         if ssl_write(self._ssl, data, length) <= 0:
             raise ssl_error(binding.take_errors(), "OpenSSL did not take the message")
-        count = bio_read(self._outgoing, thread_buffer.pointer, 65536)
-        return bytes(thread_buffer.view[:count])
+        pointer = thread_buffer.pointer
+        return unpack(pointer, bio_read(self._outgoing, pointer, BUFFER_LENGTH))
 
     def datagrams_to_send(self, now: float) -> list[bytes]:  # noqa: ARG002 - the seam gives it
         datagrams = self._outbox[:]
@@ -246,19 +257,18 @@ class OpenSSLConnection(Connection):
         self._handshake = None
         if handshake.error is not None:
             self.state = ConnectionState.FAILED
-            self._flight.items = []
+            self._flight.clear()
             return [HandshakeFailed(handshake.error)]
         self.state = _ESTABLISHED
         if not self.server_side:
-            self._flight.items = []  # the server's Finished answered it
+            self._flight.clear()  # the server's Finished answered it
         self._max_message_size = MAX_PLAINTEXT_LENGTH
         if self._limits_messages_to_mtu:
             binding.set_mtu(self._ssl, self._mtu)
             self._max_message_size = min(binding.data_mtu(self._ssl), MAX_PLAINTEXT_LENGTH)
         version = binding.version_name(self._ssl)
         self._prefix = _BEGINNING.pack(_APPLICATION_DATA, DTLS_1_0 if version == "DTLSv1" else DTLS_1_2, 1)
-        cipher = binding.current_cipher(self._ssl)
-        name = cipher[0] if cipher else ""
+        name = handshake.cipher[0] if handshake.cipher else ""
         self._shortest_content = shortest_protected_content(name)
         events: list[Event] = [HandshakeCompleted(version, name)]
         for record in handshake.early_data:
@@ -279,14 +289,15 @@ class OpenSSLConnection(Connection):
         raw = build_record(*record)
         clear_errors()
         bio_write(self._incoming, raw, len(raw))
-        count = ssl_read(self._ssl, thread_buffer.pointer, 65536)
+        pointer = thread_buffer.pointer
+        count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
         if count <= 0:
             return self._after_fruitless_read(count, now)
         if self.state is not _ESTABLISHED:
             self.statistics["dropped_after_close"] += 1
             return []
-        self._flight.items = []
-        return [DataReceived(bytes(thread_buffer.view[:count]))]
+        self._flight.clear()
+        return [DataReceived(unpack(pointer, count))]
 
     def _is_plausible(self, record: Record, now: float) -> bool:
         """Whether OpenSSL may see a protected record."""
@@ -321,7 +332,7 @@ class OpenSSLConnection(Connection):
         The answer is no longer than the question, and paced.
         """
         self.statistics["dropped_plaintext_after_handshake"] += 1
-        if not self._flight.items or record.content_type != ContentType.HANDSHAKE:
+        if not self._flight.is_held or record.content_type != ContentType.HANDSHAKE:
             return
         try:
             fragments = split_fragments_untrusted(record.fragment)
@@ -340,7 +351,7 @@ class OpenSSLConnection(Connection):
             if not said_something:
                 self.statistics["dropped_unauthenticated"] += 1
             return []
-        self._flight.items = []
+        self._flight.clear()
         if outcome == binding.SSL_ERROR_ZERO_RETURN:
             if self.state is _ESTABLISHED:
                 binding.shutdown(self._ssl)
@@ -369,7 +380,7 @@ class OpenSSLConnection(Connection):
         return True
 
     def _repeat_last_flight(self, now: float) -> None:
-        if self._flight.items and self._flight.may_be_repeated(now):
+        if self._flight.may_be_repeated(now):
             self.statistics["flights_repeated"] += 1
             self._outbox += self._flight.repeat(now)
         else:

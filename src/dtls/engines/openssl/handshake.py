@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING
 from dtls.errors import SSL_ERROR_SSL, HandshakeTimeout, SSLError
 from dtls.flights import (
     FlightItem,
-    PlainMessage,
     PlainRecord,
     ProtectedRecord,
     RetransmissionTimer,
     SentFlight,
-    change_cipher_spec,
 )
 from dtls.reassembly import Message, PartialMessage, Reassembler
 from dtls.wire import (
@@ -27,6 +25,8 @@ from dtls.wire import (
     HANDSHAKE_HEADER_LENGTH,
     MAX_PLAINTEXT_LENGTH,
     MAX_RECORD_SEQUENCE,
+    MESSAGE_RECORD_OVERHEAD,
+    RECORD_HEADER_LENGTH,
     AlertDescription,
     AlertLevel,
     ContentType,
@@ -37,6 +37,7 @@ from dtls.wire import (
     build_record,
     split_fragments_untrusted,
     split_leading_records_untrusted,
+    whole_message_at_untrusted,
 )
 
 from . import binding
@@ -57,6 +58,12 @@ MAX_HELLO_VERIFY_REQUESTS = 3
 ALERT_PATIENCE = 1.0
 """Seconds, at most, between an unauthenticated alert and the next repeat of our flight, and between that and the
 moment that the alert is believed."""
+# Looked up once: an attribute of an enumeration's class is slow to get on some Pythons.
+_CHANGE_CIPHER_SPEC = int(ContentType.CHANGE_CIPHER_SPEC)
+_ALERT = int(ContentType.ALERT)
+_HANDSHAKE = int(ContentType.HANDSHAKE)
+_APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
+_HELLO_VERIFY_REQUEST = int(HandshakeType.HELLO_VERIFY_REQUEST)
 _ALERT_LENGTH = 2
 _LAST_FIRST_RECORD = MAX_RECORD_SEQUENCE - 2**32
 
@@ -73,8 +80,25 @@ def shortest_protected_content(cipher: str | None) -> int:
     return 32
 
 
+_CHANGE_CIPHER_SPEC_LENGTH = RECORD_HEADER_LENGTH + 1
+
+
+def _is_end_of_flight(output: bytes, at: int, number: int) -> bool:
+    """Whether all that follows from an offset on is a ChangeCipherSpec under this record number, and a Finished."""
+    finished = at + _CHANGE_CIPHER_SPEC_LENGTH
+    content = finished + RECORD_HEADER_LENGTH
+    return (
+        content < len(output)
+        and output[at] == _CHANGE_CIPHER_SPEC
+        and output[at + 3 : at + RECORD_HEADER_LENGTH] == b"\0\0" + number.to_bytes(6, "big") + b"\0\1"
+        and output[finished] == _HANDSHAKE
+        and output[finished + 3 : finished + 5] == b"\0\1"
+        and content + (output[content - 2] << 8 | output[content - 1]) == len(output)
+    )
+
+
 class Handshake:
-    """Drives OpenSSL through one handshake. ``complete`` or ``error`` says that it is over.
+    """Drives OpenSSL through one handshake.
 
     :param ssl: OpenSSL's side, between the memory BIOs ``incoming`` and ``outgoing``.
     :param outbox: where datagrams to be sent are put.
@@ -94,7 +118,8 @@ class Handshake:
         statistics: Counter[str],
         server_hostname: str | None,
     ) -> None:
-        self.complete = False
+        self.over = False
+        """Whether nothing more is to be done: it is complete, or has failed with ``error``."""
         self.error: SSLError | None = None
         self.early_data: deque[Record] = deque()
         """Messages and alerts that overtook the end of the handshake."""
@@ -106,6 +131,8 @@ class Handshake:
         self._deadline = now + self._time_allowed
         self._timer = timer
         self._reassembler = Reassembler(server_side=context.server_side)
+        self.cipher: tuple[str, str, int] | None = None
+        """The suite, as soon as records are protected with it."""
         self._record = 0  # the number of the next record that OpenSSL is given in epoch 0
         self._record_version = DTLS_1_0
         self._change_cipher_spec_seen = False
@@ -121,11 +148,6 @@ class Handshake:
         self._own: PartialMessage | None = None
         self._own_sequence = -1
 
-    @property
-    def over(self) -> bool:
-        """Whether nothing more is to be done."""
-        return self.complete or self.error is not None
-
     def begin(self, now: float) -> None:
         """Send the first ClientHello."""
         self._step(now)
@@ -133,7 +155,7 @@ class Handshake:
     def begin_with(self, hello: ReceivedClientHello, now: float) -> None:
         """Answer a ClientHello that was received already."""
         # RFC 6347, 4.2.1. Who counts up to the end of 48 bits before the first answer means no good.
-        self._flight.packer.next_record = min(hello.record_sequence, _LAST_FIRST_RECORD)
+        self._record = self._flight.packer.next_record = min(hello.record_sequence, _LAST_FIRST_RECORD)
         self._reassembler.next_sequence = hello.message.sequence + 1
         self._record_version = hello.record_version
         if not hello.cookie_verified or not hello.message.sequence:
@@ -143,26 +165,60 @@ class Handshake:
         if binding.listen(self._ssl):
             self._step(now)
         else:
-            self.error = ssl_error(binding.take_errors(), "the ClientHello is malformed")
+            self._fail(ssl_error(binding.take_errors(), "the ClientHello is malformed"))
 
     # --- inwards -------------------------------------------------------------------------------------------------
+
+    def receive_leading_messages(self, datagram: bytes, now: float) -> int:
+        """Take in the messages at the head of a datagram that are whole and the next ones; the offset after them.
+
+        That is what nearly every datagram of a handshake is made of. OpenSSL is given them all at once.
+        """
+        parts: list[bytes] = []
+        at = 0
+        while (found := whole_message_at_untrusted(datagram, at)) is not None:
+            version, _, message_type, sequence, end = found
+            length = end - at - MESSAGE_RECORD_OVERHEAD
+            if (
+                message_type == _HELLO_VERIFY_REQUEST  # no message like others
+                or end > MAX_PLAINTEXT_LENGTH  # as much as OpenSSL reads at a time
+                or not self._reassembler.pass_over_untrusted(message_type, sequence, length)
+            ):
+                break
+            content = datagram[at + RECORD_HEADER_LENGTH : end]
+            parts.append(build_record(_HANDSHAKE, version, 0, self._record, content))
+            self._record += 1
+            self._record_version = version
+            at = end
+        if parts:
+            self._made_progress()
+            self._write(b"".join(parts))
+            if self._step(now):
+                self._go_on(now)
+        return at
+
+    def _go_on(self, now: float) -> None:
+        """OpenSSL has taken a message in: offer it a ChangeCipherSpec that waits, and messages complete by now."""
+        goes_on = self._try_change_cipher_spec(now)
+        while goes_on and (message := self._reassembler.next_message()) is not None:
+            goes_on = self._feed_message(message, now) and self._try_change_cipher_spec(now)
 
     def receive(self, record: Record, now: float) -> None:
         """Take in a record of the peer, or of somebody who pretends to be."""
         kind, content = record.content_type, record.fragment
         if record.epoch == 0:
-            if kind == ContentType.HANDSHAKE:
+            if kind == _HANDSHAKE:
                 self._receive_fragments(record, now)
-            elif kind == ContentType.CHANGE_CIPHER_SPEC and content == b"\x01":
+            elif kind == _CHANGE_CIPHER_SPEC and content == b"\x01":
                 self._change_cipher_spec_seen = True
                 self._try_change_cipher_spec(now)
-            elif kind == ContentType.ALERT and len(content) == _ALERT_LENGTH:
+            elif kind == _ALERT and len(content) == _ALERT_LENGTH:
                 self._hold_alert(content, now)
             else:
                 self._statistics["dropped_plaintext"] += 1
         elif record.epoch > 1 or not self._is_plausible(record):
             self._statistics["dropped_implausible_record"] += 1
-        elif kind != ContentType.HANDSHAKE:
+        elif kind != _HANDSHAKE:
             # An alert that comes before the Finished has overtaken it: whoever protects records has sent one.
             self._hold(self.early_data, record)
         elif not self._reads_protected:
@@ -172,7 +228,7 @@ class Handshake:
 
     def _is_plausible(self, record: Record) -> bool:
         return (
-            ContentType.ALERT <= record.content_type <= ContentType.APPLICATION_DATA
+            _ALERT <= record.content_type <= _APPLICATION_DATA
             and len(record.fragment) >= self._shortest_content
         )
 
@@ -196,29 +252,29 @@ class Handshake:
                 self._statistics[f"dropped_{error.reason}"] += 1
                 if error.reason == "old_message" and fragment.message_sequence == self._flight.answers:
                     self._answer_repeat(now)
-        while not self.over and (message := self._reassembler.next_message()) is not None:
-            self._feed_message(message, now)
-            if not self.over:
-                self._try_change_cipher_spec(now)
+        message = self._reassembler.next_message()
+        if message is not None and self._feed_message(message, now):
+            self._go_on(now)
 
-    def _feed_message(self, message: Message, now: float) -> None:
+    def _feed_message(self, message: Message, now: float) -> bool:
+        """Give OpenSSL a message; whether the handshake goes on."""
         self._made_progress()
         if message.message_type == HandshakeType.HELLO_VERIFY_REQUEST:
             self._verify_requests += 1
             if self._verify_requests > MAX_HELLO_VERIFY_REQUESTS:
                 text = "the server asks for a cookie again and again (HelloVerifyRequest loop)"
-                self.error = SSLError(SSL_ERROR_SSL, text, reason="COOKIE_MISMATCH")
-                return
+                self._fail(SSLError(SSL_ERROR_SSL, text, reason="COOKIE_MISMATCH"))
+                return False
             # What came before our answer is no answer to it: a flight meant for our predecessor on this port, say.
             self._reassembler = Reassembler(server_side=False, next_sequence=self._reassembler.next_sequence)
         self._write_message(message)
-        self._step(now)
+        return self._step(now)
 
     def _write_message(self, message: Message) -> None:
         """A whole message for OpenSSL, in records with numbers of our own: a stranger's would upset its window."""
         piece_length = MAX_PLAINTEXT_LENGTH - HANDSHAKE_HEADER_LENGTH
         for offset in range(0, max(len(message.body), 1), piece_length):
-            if offset:  # OpenSSL takes one record at a time from a memory BIO
+            if offset:  # OpenSSL reads no more than this at a time from a memory BIO
                 binding.do_handshake(self._ssl)
             content = build_handshake(
                 message.message_type,
@@ -227,41 +283,48 @@ class Handshake:
                 offset=offset,
                 length=len(message.body),
             )
-            self._write_plain(ContentType.HANDSHAKE, content)
+            self._write(self._numbered(_HANDSHAKE, self._record_version, content))
 
-    def _write_plain(self, content_type: int, content: bytes) -> None:
-        record = build_record(content_type, self._record_version, 0, self._record, content)
+    def _numbered(self, content_type: int, version: int, content: bytes) -> bytes:
+        record = build_record(content_type, version, 0, self._record, content)
         self._record += 1
-        binding.bio_write(self._incoming, record, len(record))
+        return record
 
-    def _try_change_cipher_spec(self, now: float) -> None:
-        """Offer OpenSSL the ChangeCipherSpec if one was seen; it passes over one that is too early."""
-        if not self._change_cipher_spec_seen or self._reads_protected or not self._flight.items:
-            return
+    def _write(self, raw: bytes) -> None:
+        binding.bio_write(self._incoming, raw, len(raw))
+
+    def _try_change_cipher_spec(self, now: float) -> bool:
+        """Offer OpenSSL the ChangeCipherSpec if one was seen; whether the handshake goes on.
+
+        OpenSSL passes over one that is too early.
+        """
+        if not self._change_cipher_spec_seen or self._reads_protected or not self._flight.is_held:
+            return True
         self._record_version = binding.negotiated_version(self._ssl)
-        self._write_plain(ContentType.CHANGE_CIPHER_SPEC, b"\x01")
-        self._step(now)
-        if self.over or not binding.awaits_finished(self._ssl):
-            return
+        self._write(self._numbered(_CHANGE_CIPHER_SPEC, self._record_version, b"\x01"))
+        goes_on = self._step(now)
+        if not goes_on or not binding.awaits_finished(self._ssl):
+            return goes_on
         self._reads_protected = True
         self._made_progress()
-        cipher = binding.current_cipher(self._ssl)
-        self._shortest_content = shortest_protected_content(cipher and cipher[0])
+        self.cipher = binding.current_cipher(self._ssl)
+        self._shortest_content = shortest_protected_content(self.cipher and self.cipher[0])
         waiting = list(self._early_records)
         self._early_records.clear()
         for record in waiting:
-            if not self.over:
-                self._feed_protected(record, now)
+            goes_on = goes_on and self._feed_protected(record, now)
+        return goes_on
 
-    def _feed_protected(self, record: Record, now: float) -> None:
+    def _feed_protected(self, record: Record, now: float) -> bool:
+        """Give OpenSSL a protected record; whether the handshake goes on."""
         if not self._is_plausible(record):
             self._statistics["dropped_implausible_record"] += 1
-            return
-        raw = build_record(*record)
-        binding.bio_write(self._incoming, raw, len(raw))
-        self._step(now)
-        if not self.over:
+            return True
+        self._write(build_record(*record))
+        goes_on = self._step(now)
+        if goes_on:
             self._statistics["dropped_unauthenticated"] += 1
+        return goes_on
 
     def _made_progress(self) -> None:
         """The peer goes on: an alert that somebody sent meanwhile was not its."""
@@ -284,8 +347,9 @@ class Handshake:
 
     def next_timeout(self) -> float:
         """When :meth:`handle_timeout` is due."""
-        times = (self._deadline, self._timer.due, self._alert_believed_at)
-        return min(time for time in times if time is not None)
+        due, believed_at = self._timer.due, self._alert_believed_at
+        at = self._deadline if due is None or due > self._deadline else due
+        return at if believed_at is None or believed_at > at else believed_at
 
     def handle_timeout(self, now: float) -> None:
         """Repeat the flight, believe an alert, or give up, whichever is due."""
@@ -293,7 +357,7 @@ class Handshake:
         if self._held_alert is not None and now >= min(believed_at, self._deadline):
             self._believe_alert(self._held_alert, now)
         elif now >= self._deadline:
-            self.error = HandshakeTimeout(self._timeout_message())
+            self._fail(HandshakeTimeout(self._timeout_message()))
         elif self._timer.due is not None and now >= self._timer.due:
             self._repeat_flight(now)
             self._timer.back_off(now)
@@ -303,14 +367,15 @@ class Handshake:
     def _believe_alert(self, description: int, now: float) -> None:
         if description == AlertDescription.CLOSE_NOTIFY:
             text = "the peer closed the association during the handshake (close_notify)"
-            self.error = SSLError(SSL_ERROR_SSL, text, reason="CLOSED_DURING_HANDSHAKE")
+            self._fail(SSLError(SSL_ERROR_SSL, text, reason="CLOSED_DURING_HANDSHAKE"))
             return
         # OpenSSL then gives the error its usual name.
-        self._write_plain(ContentType.ALERT, bytes([AlertLevel.FATAL, description]))
+        alert = bytes([AlertLevel.FATAL, description])
+        self._write(self._numbered(_ALERT, self._record_version, alert))
         self._step(now)
         if not self.over:
             text = f"the peer refused the handshake (alert {description})"
-            self.error = SSLError(SSL_ERROR_SSL, text, reason=f"ALERT_{description}")
+            self._fail(SSLError(SSL_ERROR_SSL, text, reason=f"ALERT_{description}"))
 
     def _timeout_message(self) -> str:
         seconds = f"{self._time_allowed:g} s"
@@ -322,15 +387,20 @@ class Handshake:
 
     # --- outwards ------------------------------------------------------------------------------------------------
 
-    def _step(self, now: float) -> None:
-        """Let OpenSSL go on with what it has, and send what it says."""
+    def _step(self, now: float) -> bool:
+        """Let OpenSSL go on with what it has, and send what it says; whether the handshake goes on."""
         outcome = binding.do_handshake(self._ssl)
         errors = binding.take_errors() if outcome == binding.SSL_ERROR_SSL else []
         self._collect_output(now)
         if outcome == binding.SSL_ERROR_NONE:
-            self.complete = True
+            self.over = True
         elif outcome not in (binding.SSL_ERROR_WANT_READ, binding.SSL_ERROR_WANT_WRITE):
-            self.error = self._explain_failure(errors)
+            self._fail(self._explain_failure(errors))
+        return not self.over
+
+    def _fail(self, error: SSLError) -> None:
+        self.error = error
+        self.over = True
 
     def _explain_failure(self, errors: list[binding.QueuedError]) -> SSLError:
         if any(entry.reason == "CERTIFICATE_VERIFY_FAILED" for entry in errors):
@@ -339,51 +409,85 @@ class Handshake:
         return ssl_error(errors, "the handshake ended without a reason given")
 
     def _collect_output(self, now: float) -> None:
-        """Take OpenSSL's output apart. What it repeats because its own timer has passed is left out."""
+        """Send what OpenSSL says."""
         output = binding.read_all(self._outgoing)
         if not output:
             return
+        next_record = self._number_after(output)
+        if next_record is None:
+            self._take_apart(output, now)
+            return
+        self._outbox.append(output)
+        self._flight.replace_as_written(output, next_record, self._reassembler.next_sequence - 1, now)
+        self._timer.start(now)
+
+    def _number_after(self, output: bytes) -> int | None:
+        """The record number after a new flight that can be sent as OpenSSL wrote it; ``None`` if it cannot.
+
+        It can if it is one datagram of whole messages, none of them a repeat, with a ChangeCipherSpec and a Finished at
+        the end or without, and OpenSSL's record numbers are those that are next here, where repeats count too.
+        """
+        packer = self._flight.packer
+        if len(output) > packer.mtu:
+            return None
+        number, sequence, at = packer.next_record, self._own_sequence, 0
+        while (found := whole_message_at_untrusted(output, at)) is not None:
+            _, record, _, message_sequence, end = found
+            if record != number or message_sequence <= sequence:
+                return None
+            number, sequence, at = number + 1, message_sequence, end
+        if at < len(output):
+            if self._sent_change_cipher_spec or not _is_end_of_flight(output, at, number):
+                return None
+            number += 1
+            self._sent_change_cipher_spec = self._sent_finished = True
+        self._own_sequence = sequence
+        return number
+
+    def _take_apart(self, output: bytes, now: float) -> None:
+        """Make a flight of OpenSSL's output. What it repeats because its own timer has passed is left out."""
         items: list[FlightItem] = []
         alerts: list[FlightItem] = []
         records, _ = split_leading_records_untrusted(output)
         for record in records:
-            if record.content_type == ContentType.ALERT:
-                alerts.append(
-                    ProtectedRecord(build_record(*record))
-                    if record.epoch
-                    else PlainRecord(record.content_type, record.version, record.fragment)
-                )
-            elif record.epoch:
+            kind, version, epoch, _, content = record
+            if kind == _HANDSHAKE and not epoch:
+                items += self._new_messages(record)
+            elif kind == _CHANGE_CIPHER_SPEC:
+                if not self._sent_change_cipher_spec:
+                    items.append(PlainRecord(kind, version, content))
+                self._sent_change_cipher_spec = True
+            elif kind == _HANDSHAKE:
                 finished = ProtectedRecord(build_record(*record))
                 if self._sent_finished:
                     self._flight.refresh(finished)
                 else:
                     items.append(finished)
                 self._sent_finished = True
-            elif record.content_type == ContentType.CHANGE_CIPHER_SPEC:
-                if not self._sent_change_cipher_spec:
-                    items.append(change_cipher_spec(record.version))
-                self._sent_change_cipher_spec = True
             else:
-                items += self._own_messages(record)
+                alerts.append(
+                    ProtectedRecord(build_record(*record)) if epoch else PlainRecord(kind, version, content)
+                )
         if items:
             self._outbox += self._flight.replace(items, self._reassembler.next_sequence - 1, now)
             self._timer.start(now)
-        self._outbox += self._flight.packer.pack(alerts)
+        if alerts:
+            self._outbox += self._flight.packer.pack(alerts)
 
-    def _own_messages(self, record: Record) -> list[FlightItem]:
+    def _new_messages(self, record: Record) -> list[FlightItem]:
         """The messages that OpenSSL completes with this record of its own, repeats left out."""
         items: list[FlightItem] = []
         for fragment in split_fragments_untrusted(record.fragment):
-            if fragment.message_sequence <= self._own_sequence:
+            sequence = fragment.message_sequence
+            if sequence <= self._own_sequence:
                 continue
             if self._own is None:
                 self._own = PartialMessage(fragment.length)
             self._own.add(fragment.offset, fragment.body)
             if self._own.is_complete:
-                message = Message(fragment.message_type, fragment.message_sequence, self._own.assemble())
-                items.append(PlainMessage(message, record.version))
-                self._own, self._own_sequence = None, fragment.message_sequence
+                content = build_handshake(fragment.message_type, sequence, self._own.assemble())
+                items.append(PlainRecord(record.content_type, record.version, content))
+                self._own, self._own_sequence = None, sequence
         return items
 
     def _repeat_flight(self, now: float) -> None:
@@ -404,7 +508,7 @@ class Handshake:
 
     def close(self) -> None:
         """End it without success. A courtesy: with an alert, the peer need not wait for its deadline."""
-        if self._flight.items:
+        if self._flight.is_held:
             content = bytes([AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY])
             alert = PlainRecord(ContentType.ALERT, binding.negotiated_version(self._ssl), content)
             self._outbox += self._flight.packer.pack([alert])

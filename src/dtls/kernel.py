@@ -1,0 +1,99 @@
+"""What is done with the kernel's UDP sockets beneath associations: to wait for them, and to let go of them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import socket
+import struct
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LARGEST_DATAGRAM = 65_535
+MAX_READS = 256
+"""How many datagrams are read in a row before a lock is given up."""
+DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+"""For a single call not to wait, whatever mode the socket is in; 0 where there is no such thing (Windows)."""
+CAN_WAIT_IN_RECV = bool(DONT_WAIT) and sys.platform == "linux"
+"""Whether the call that reads can wait, for as long as the socket was told (``SO_RCVTIMEO``), while others do not."""
+_TIMEVAL = struct.Struct("ll")
+_LONGEST_RECV_TIMEOUT = 1e9
+"""Seconds, thirty years."""
+
+now = time.monotonic
+
+
+def wait_until_ready(
+    descriptor: int, *, writable: bool, until: float, also_readable: Sequence[int] = ()
+) -> None:
+    """Wait until a descriptor is readable (or writable, if asked for), or the time ``until`` has come.
+
+    ``also_readable`` are further descriptors, to be readable.
+    """
+    seconds = until - now()
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN | (select.POLLOUT if writable else 0))
+        for other in also_readable:
+            poll.register(other, select.POLLIN)
+        # Rounded up: a wait that ends a millisecond early would be a busy loop.
+        poll.poll(None if seconds == math.inf else max(0, math.ceil(seconds * 1000)))
+    else:  # pragma: no cover - Windows
+        readers, writers = [descriptor, *also_readable], [descriptor] if writable else []
+        select.select(readers, writers, writers, None if seconds == math.inf else max(0.0, seconds))
+
+
+def same_address(one: Any, other: Any) -> bool:
+    """Whether two socket addresses are the same peer; IPv6 flow labels do not tell peers apart."""
+    return bool(one[:2] == other[:2] and one[3:] == other[3:])
+
+
+def set_recv_timeout(sock: socket.socket, timeout: float | None) -> None:
+    """Have ``recv`` of a blocking socket wait so many seconds at most, greater than 0; ``None`` for no limit."""
+    # Rounded up, since 0 is no limit.
+    microseconds = 0 if timeout is None else math.ceil(min(timeout, _LONGEST_RECV_TIMEOUT) * 1_000_000)
+    value = _TIMEVAL.pack(*divmod(microseconds, 1_000_000))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+
+
+def wake_receivers(sock: socket.socket, count: int) -> None:
+    """Wake so many threads that wait in ``recv`` of a connected socket, which lives on: each gets an empty datagram.
+
+    Nothing else wakes them but what ends the socket for all time. It is its own peer for a moment, and sends to itself.
+    """
+    if not count:
+        return
+    peer = sock.getpeername()
+    with contextlib.suppress(OSError):  # those who are not woken now are by the next datagram that comes
+        sock.connect(sock.getsockname())
+        for _ in range(count):
+            sock.send(b"", DONT_WAIT)
+    sock.connect(peer)
+
+
+def lead_nowhere(sock: socket.socket) -> list[bytes]:
+    """Take a connected socket's datagrams and its peer away: it is readable for ever, and nothing arrives any more.
+
+    It is not closed, since another thread may be about to wait on the descriptor, and its number may soon be somebody
+    else's; and it stays the same open file, or an ``epoll`` that watches it would forget it without a word.
+    """
+    left: list[bytes] = []
+    with contextlib.suppress(OSError):  # nothing left
+        while len(left) < MAX_READS:
+            left.append(sock.recv(LARGEST_DATAGRAM, DONT_WAIT))
+    with contextlib.suppress(OSError):  # it may have lost its peer; then nobody waits for datagrams of it
+        sock.shutdown(socket.SHUT_RDWR)  # wakes those who wait on it already, and all who will
+    try:
+        sock.connect(sock.getsockname())  # nobody but itself
+    except OSError:  # pragma: no cover - systems that do not connect a socket once it is shut down
+        dead, other = socket.socketpair()
+        other.close()
+        with dead:
+            os.dup2(dead.fileno(), sock.fileno(), inheritable=False)
+    return left
