@@ -13,6 +13,7 @@ import dtls
 from dtls.certificates import CertificateAuthority, IssuedCertificate
 from dtls.context import PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERVER, Context
 
+from .peers.openssl import Files, Peers
 from .peers.programs import missing
 from .peers.stacks import STACKS, Credentials, PeerFiles, Stack
 
@@ -146,3 +147,33 @@ def peer_files(
         long_chain_ca=write("long_ca.pem", long_chain_ca.certificate_pem),
         long_client_chain=credentials("long_client", long_client_chain),
     )
+
+
+@pytest.fixture(scope="session")
+def files(
+    tmp_path_factory: pytest.TempPathFactory,
+    ca: CertificateAuthority,
+    server_certificate: IssuedCertificate,
+    client_certificate: IssuedCertificate,
+    long_chain: IssuedCertificate,
+    long_chain_ca: CertificateAuthority,
+) -> Files:
+    directory: Path = tmp_path_factory.mktemp("certificates")
+
+    def write(name: str, content: bytes) -> str:
+        path = directory / name
+        path.write_bytes(content)
+        return str(path)
+
+    return Files(
+        ca=write("ca.pem", ca.certificate_pem),
+        server=write("server.pem", server_certificate.private_key_and_chain_pem),
+        client=write("client.pem", client_certificate.private_key_and_chain_pem),
+        long_chain=write("long.pem", long_chain.private_key_and_chain_pem),
+        long_chain_ca=write("long_ca.pem", long_chain_ca.certificate_pem),
+    )
+
+
+@pytest.fixture(scope="session")
+def peers(openssl: str, files: Files) -> Peers:
+    return Peers(openssl, files)

@@ -235,13 +235,14 @@ def recorded(talk: Callable[[Any], None]) -> dict[str, int]:
     return counts
 
 
-def lose_each(talk: Callable[[Any], None], *, spare_last_of: str | None = None) -> None:
+def lose_each(talk: Callable[[Any], None], *, spare_last_of: str | None = None, at_least: int = 3) -> None:
     """Run ``talk`` once for every datagram of a handshake, with that one lost, all at the same time.
 
     :param spare_last_of: the side whose last datagram is not lost: ``"client"`` or ``"server"``.
+    :param at_least: how many datagrams each side sends at least.
     """
     counts = recorded(talk)
-    assert min(counts.values()) >= 3
+    assert min(counts.values()) >= at_least
     workers = {}
     for sender, count in counts.items():
         for lost in range(count - (sender == spare_last_of)):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from dtls.context import Context
     from dtls.events import Event
+    from dtls.session import DTLSSession
 
 LATENCY = 0.01
 OTHER = {"client": "server", "server": "client"}
@@ -41,9 +42,10 @@ class Pair:
         tap: Callable[[str, int, bytes], list[bytes]] | None = None,
         reorder: Callable[[list[bytes]], list[bytes]] | None = None,
         cookies: bool = False,
+        session: DTLSSession | None = None,
     ) -> None:
         self.now = 1000.0
-        self.client = client.connection(self.now, server_hostname=server_hostname)
+        self.client = client.connection(self.now, server_hostname=server_hostname, session=session)
         hello = hello_with_cookie(self.client, self.now) if cookies else None
         self.server = server.connection(self.now, client_hello=hello)
         self.tap = tap

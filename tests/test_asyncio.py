@@ -12,7 +12,7 @@ import pytest
 
 import dtls
 import dtls.asyncio
-from dtls.asyncio import Server, connect, serve
+from dtls.asyncio import Server, connect, create_dtls_endpoint, serve
 from dtls.endpoint import EndpointLimits
 
 from .aio import HERE, PATIENCE, Handler, client_of, each_loop, echo, echoing, port_of, run, until
@@ -144,6 +144,37 @@ def test_what_was_negotiated_can_be_had(
             assert near.getpeercert() == near.get_extra_info("peercert")
             assert far.getpeercert()["subject"] == ((("commonName", "a client"),),)
             assert "127.0.0.1" in repr(near)
+
+    run(main)
+
+
+def test_a_session_is_resumed_and_keys_can_be_exported(client: Context, server: Context) -> None:
+    server.session_tickets = True
+
+    async def main() -> None:
+        handler = Handler()
+        async with serve(handler, HERE, 0, context=server, shutdown_timeout=0) as running:
+            async with client_of(running, client) as near:
+                assert not near.session_reused
+                session = near.session
+                far = await handler.first()
+                exported = [end.export_keying_material("EXPERIMENTAL", 32) for end in (near, far)]
+                assert exported[0] == exported[1]
+                assert near.get_channel_binding() == far.get_channel_binding() is not None
+                assert near.server_hostname == far.server_hostname == "localhost"
+                assert (near.context, far.context) == (client, server)
+                assert near.psk_identity() is near.selected_srtp_profile() is None
+            async with client_of(running, client, session=session) as near:
+                assert near.session_reused
+            transport, _ = await create_dtls_endpoint(
+                asyncio.DatagramProtocol,
+                remote_addr=running.sockets[0].getsockname(),
+                context=client,
+                server_hostname="localhost",
+                session=session,
+            )
+            assert transport.get_extra_info("ssl_object").session_reused
+            transport.abort()
 
     run(main)
 

@@ -72,6 +72,17 @@ def test_an_association_that_is_idle_ends_with_close_notify_and_an_event(idle_cr
         crowd.endpoint.send(association, b"too late", crowd.now)
 
 
+def test_the_context_may_say_what_idle_is_and_the_endpoint_otherwise(
+    client: Context, server: Context
+) -> None:
+    server.idle_timeout = IDLE
+    for limits, expected in ((None, IDLE), (EndpointLimits(idle_timeout=2 * IDLE), 2 * IDLE)):
+        crowd = Crowd(client, server, limits=limits)
+        association = crowd.connect()
+        wait(crowd, 5)  # the handshake's timer comes up in vain
+        assert crowd.endpoint.next_timeout() == association.heard_at + expected
+
+
 def test_a_peer_that_speaks_now_and_then_stays(idle_crowd: Crowd) -> None:
     crowd = idle_crowd
     association = crowd.connect()

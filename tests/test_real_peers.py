@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,92 +13,14 @@ from dtls.sockets import create_connection
 
 from .hellos import HelloFragments
 from .loopback import HOSTS, PATIENCE, EchoServer, handshake_only, lose_each, relay
-from .peers.programs import Program, assert_client_is_served, assert_server_talks
+from .peers.openssl import Peers, connect
+from .peers.programs import assert_client_is_served, assert_server_talks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from dtls.certificates import CertificateAuthority, IssuedCertificate
     from dtls.context import Context
 
 EVERYTHING = "ALL:@SECLEVEL=0"
-
-
-@dataclass
-class Files:
-    """Certificates and keys as the program takes them."""
-
-    ca: str
-    server: str
-    client: str
-    long_chain: str
-    long_chain_ca: str
-
-
-@pytest.fixture(scope="module")
-def files(
-    tmp_path_factory: pytest.TempPathFactory,
-    ca: CertificateAuthority,
-    server_certificate: IssuedCertificate,
-    client_certificate: IssuedCertificate,
-    long_chain: IssuedCertificate,
-    long_chain_ca: CertificateAuthority,
-) -> Files:
-    directory: Path = tmp_path_factory.mktemp("certificates")
-
-    def write(name: str, content: bytes) -> str:
-        path = directory / name
-        path.write_bytes(content)
-        return str(path)
-
-    return Files(
-        ca=write("ca.pem", ca.certificate_pem),
-        server=write("server.pem", server_certificate.private_key_and_chain_pem),
-        client=write("client.pem", client_certificate.private_key_and_chain_pem),
-        long_chain=write("long.pem", long_chain.private_key_and_chain_pem),
-        long_chain_ca=write("long_ca.pem", long_chain_ca.certificate_pem),
-    )
-
-
-class Peers:
-    """Starts the program in either role."""
-
-    def __init__(self, openssl: str, files: Files) -> None:
-        self.openssl = openssl
-        self.files = files
-
-    def client(self, address: tuple[str, int], *options: str, ca: str = "") -> Program:
-        host, port = address
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        version = [] if "-dtls1" in options else ["-dtls1_2"]
-        return Program(
-            self.openssl, "s_client", *version, "-connect", where, "-quiet", "-no_ign_eof",
-            "-CAfile", ca or self.files.ca, "-verify_return_error", "-verify_hostname", "localhost", *options,
-        )  # fmt: skip
-
-    @contextlib.contextmanager
-    def server(
-        self, *options: str, certificate: str = "", host: str = "127.0.0.1"
-    ) -> Iterator[tuple[Program, tuple[str, int]]]:
-        path = certificate or self.files.server
-        version = [] if "-dtls1" in options else ["-dtls1_2"]
-        where = f"[{host}]:0" if ":" in host else f"{host}:0"
-        with Program(
-            self.openssl, "s_server", *version, "-accept", where,
-            "-cert", path, "-key", path, "-cert_chain", path, *options,
-        ) as program:  # fmt: skip
-            port = int(program.expect(r"ACCEPT .*:(\d+)\r?\n").group(1))
-            yield program, (host, port)
-
-
-@pytest.fixture(scope="module")
-def peers(openssl: str, files: Files) -> Peers:
-    return Peers(openssl, files)
-
-
-def connect(client: Context, address: tuple[str, int]) -> dtls.DTLSSocket:
-    return create_connection(address, PATIENCE, context=client, server_hostname="localhost")
 
 
 # --- its client, our server ------------------------------------------------------------------------------------------

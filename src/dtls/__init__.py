@@ -10,6 +10,7 @@ from .context import (
     PROTOCOL_DTLS_SERVER,
     Context,
     DTLSVersion,
+    Options,
     Protocol,
     Purpose,
     VerifyFlags,
@@ -36,6 +37,7 @@ from .errors import (
 from .events import AlertReceived, DataReceived, Event, HandshakeCompleted, HandshakeFailed, PeerClosed
 from .patch import do_patch
 from .servers import DTLSServerSocket, create_server
+from .session import DTLSSession
 from .sockets import DTLSSocket, create_connection
 from .sslconnection import SSL, SSLConnection, SSLContext
 
@@ -61,6 +63,7 @@ __all__ = [
     "Context",
     "CookieFactory",
     "DTLSServerSocket",
+    "DTLSSession",
     "DTLSSocket",
     "DTLSVersion",
     "DataReceived",
@@ -72,6 +75,7 @@ __all__ = [
     "HandshakeFailed",
     "HandshakeTimeout",
     "MessageTooLarge",
+    "Options",
     "PeerClosed",
     "PeerUnreachable",
     "Protocol",

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from .context import Context
     from .events import Event
     from .reassembly import Message
+    from .session import DTLSSession
+
+
+CHANNEL_BINDING_TYPES = ("tls-unique", "tls-exporter")
+"""RFC 5929, RFC 9266."""
 
 
 class ConnectionState(enum.Enum):
@@ -52,12 +57,24 @@ class Connection(abc.ABC):
     ``now`` is always in seconds of one monotonic clock. Not for two threads at a time.
     """
 
-    context: Context
     server_side: bool
-    server_hostname: str | None
     state: ConnectionState
     statistics: Counter[str]
     """How many times something was dropped or done, by reason."""
+
+    @property
+    @abc.abstractmethod
+    def context(self) -> Context:
+        """What is to be done. In a server's ``sni_callback`` another server's context may be assigned, to answer."""
+
+    @context.setter
+    @abc.abstractmethod
+    def context(self, context: Context) -> None: ...
+
+    @property
+    @abc.abstractmethod
+    def server_hostname(self) -> str | None:
+        """The server's name: what a client was told to ask for, or what a server is asked for (RFC 6066, 3)."""
 
     @abc.abstractmethod
     def receive_datagram(self, datagram: bytes, now: float) -> list[Event]:
@@ -116,6 +133,45 @@ class Connection(abc.ABC):
     @abc.abstractmethod
     def selected_alpn_protocol(self) -> str | None:
         """The application protocol agreed on (RFC 7301)."""
+
+    @abc.abstractmethod
+    def psk_identity(self) -> bytes | None:
+        """The identity whose pre-shared key authenticates both sides (RFC 4279); ``None`` with a suite without PSK."""
+
+    @abc.abstractmethod
+    def selected_srtp_profile(self) -> str | None:
+        """The SRTP protection profile agreed on (RFC 5764)."""
+
+    @abc.abstractmethod
+    def export_keying_material(self, label: str, length: int, context: bytes | None = None) -> bytes:
+        """``length`` bytes, 1 to 65,535, that only the two sides know, for another protocol's use (RFC 5705).
+
+        :param label: ASCII; what for. Labels of one's own begin with ``EXPERIMENTAL``.
+        :param context: what they are to be bound to; ``None`` and ``b""`` are different.
+        :raises SSLError: before the handshake is complete, and for labels that the protocol itself uses.
+        :raises ValueError: for a length out of range, an empty label, one that is not ASCII.
+        """
+
+    @abc.abstractmethod
+    def get_channel_binding(self, cb_type: str = "tls-unique") -> bytes | None:
+        """Bytes that stand for this association, ``"tls-unique"`` (RFC 5929) or ``"tls-exporter"`` (RFC 9266).
+
+        ``None`` before the handshake is complete, and without extended_master_secret (RFC 7627), where they would not
+        be its own. Raises :exc:`ValueError` for other types.
+        """
+
+    @property
+    @abc.abstractmethod
+    def session(self) -> DTLSSession | None:
+        """What can be resumed, on complete handshakes; ``None`` if the server has not offered that. It is secret.
+
+        Raises :exc:`NotImplementedError` where ``cryptography`` is older than 44.
+        """
+
+    @property
+    @abc.abstractmethod
+    def session_reused(self) -> bool:
+        """Whether the handshake was a short one, which resumed a session."""
 
     @abc.abstractmethod
     def peer_certificate(self) -> bytes | None:

@@ -69,6 +69,15 @@ class Identity(NamedTuple):
     complete: bool = False
 
 
+def key_kind(key: PrivateKey) -> str:
+    """Which kind of key it is; of each, one certificate can be presented."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        return "RSA"
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return "EC"
+    return "Ed25519" if isinstance(key, ed25519.Ed25519PrivateKey) else "Ed448"
+
+
 def _error(message: str, reason: str, library: str = "SSL") -> SSLError:
     return SSLError(SSL_ERROR_SSL, f"[{library}: {reason}] {message}", reason=reason, library=library)
 

@@ -68,7 +68,8 @@ class EndpointLimits:
     """As ``queued_messages``, in bytes. One message is held in any case. Every association may come to hold as much."""
     idle_timeout: float | None = None
     """Seconds without a message from an established peer after which the association ends, with close_notify and
-    :class:`~dtls.AssociationExpired`; greater than 0, ``None`` for never. What is sent to the peer does not count: it
+    :class:`~dtls.AssociationExpired`; greater than 0, ``None`` for what
+    :attr:`dtls.Context.idle_timeout` says. What is sent to the peer does not count: it
     may be gone, or have begun under another address. A server whose peers come and go needs one. It is not for
     associations that were released: there ``settimeout`` serves."""
 
@@ -143,6 +144,8 @@ class Endpoint:
         context.check()
         self.context = context
         self.limits = limits or EndpointLimits()
+        own = self.limits.idle_timeout
+        self._idle_timeout = context.idle_timeout if own is None else own
         self._counters: Counter[str] = Counter()
         self._gate = Gate((cookies or CookieFactory()) if cookie_policy == "always" else None, self._counters)
         self._established: dict[Hashable, Association] = {}
@@ -386,7 +389,7 @@ class Endpoint:
 
     def _idle_at(self, association: Association) -> float | None:
         """When an association is to end if nothing comes."""
-        patience = self.limits.idle_timeout
+        patience = self._idle_timeout
         if (
             patience is None
             or association.closing_until is not None

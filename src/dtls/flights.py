@@ -21,6 +21,9 @@ from .wire import (
 
 MINIMUM_MTU = 208
 """The smallest datagram in bytes that flights are cut for: what a link of 256 bytes leaves under IPv6 and UDP."""
+BACK_OFF_MTUS = (1232, 548)
+"""Bytes of a datagram at a flight's second repeat and at later ones: what the smallest links that IPv6 and IPv4 ask for
+leave (RFC 8200, 5; RFC 791, 3.1). No smaller, since some servers cannot reassemble a ClientHello."""
 
 
 class PlainRecord(NamedTuple):
@@ -167,6 +170,14 @@ class SentFlight:
         """The datagrams of the flight."""
         self.sent_at = now
         return self.packer.pack(self.items)
+
+    def back_off(self, repeats: int) -> bool:
+        """Cut for a smaller path after so many repeats in vain (RFC 6347, 4.1.1.1); whether that is a change."""
+        mtu = BACK_OFF_MTUS[min(repeats, len(BACK_OFF_MTUS)) - 1] if repeats > 0 else self.packer.mtu
+        smaller = mtu < self.packer.mtu
+        if smaller:
+            self.packer.mtu = mtu
+        return smaller
 
     def may_be_repeated(self, now: float) -> bool:
         """Whether a repeat would not come too soon after the last."""

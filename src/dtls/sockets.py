@@ -22,6 +22,7 @@ from .context import Purpose, create_default_context
 from .driver import REFUSALS_TOLERATED, Driver
 from .errors import AssociationReplaced, MessageTooLarge
 from .kernel import now
+from .negotiated import NegotiatedValues
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -34,13 +35,14 @@ if TYPE_CHECKING:
     from .context import Context
     from .events import Event
     from .servers import DTLSServerSocket
+    from .session import DTLSSession
 
 _HANDSHAKING = ConnectionState.HANDSHAKING
 SHUTDOWN_PATIENCE = 2.0
 """Seconds that ``unwrap`` waits for the peer's close_notify: a datagram may be lost, and many peers never answer."""
 
 
-class DTLSSocket:
+class DTLSSocket(NegotiatedValues):
     """One association with one peer, on a UDP socket of its own.
 
     Made by :func:`create_connection`, :meth:`dtls.Context.wrap_socket` and ``accept()`` of servers. One thread may
@@ -56,12 +58,14 @@ class DTLSSocket:
         server_hostname: str | None = None,
         do_handshake_on_connect: bool = True,
         refusals_tolerated: int = REFUSALS_TOLERATED,
+        session: DTLSSession | None = None,
     ) -> None:
         self._driver: Driver | None = None
         self._sock = sock
         self._timeout = sock.gettimeout()
-        self.context = context
-        self.server_hostname = server_hostname
+        self._context = context
+        self._server_hostname = server_hostname
+        self._session = session
         self.do_handshake_on_connect = do_handshake_on_connect
         self._refusals_tolerated = refusals_tolerated
         self._closed = False
@@ -127,7 +131,9 @@ class DTLSSocket:
     def _begin(self) -> None:
         """Begin the association on the connected socket."""
         peer = self._sock.getpeername() if self.server_side else None
-        connection = self.context.connection(now(), server_hostname=self.server_hostname, peer_address=peer)
+        connection = self.context.connection(
+            now(), server_hostname=self._server_hostname, peer_address=peer, session=self._session
+        )
         self._driver = Driver(self._sock, connection, refusals_tolerated=self._refusals_tolerated)
         self._driver.flush()
 
@@ -291,7 +297,7 @@ class DTLSSocket:
         der = connection.peer_certificate()
         if der is None or binary_form:
             return der
-        return {} if self.context.verify_mode is CERT_NONE else certificate_dict(der)
+        return {} if connection.context.verify_mode is CERT_NONE else certificate_dict(der)
 
     def get_verified_chain(self) -> list[bytes]:
         """The DERs of the path that was validated, the peer's own first (Python 3.13's ``ssl`` names it so)."""
@@ -427,6 +433,7 @@ def wrap_socket(
     server_side: bool = False,
     do_handshake_on_connect: bool = True,
     server_hostname: str | None = None,
+    session: DTLSSession | None = None,
 ) -> DTLSSocket | DTLSServerSocket:
     """Secure a UDP socket, which is taken over: ``sock`` is detached and must not be used any more.
 
@@ -447,12 +454,12 @@ def wrap_socket(
     if server_side:
         from .servers import DTLSServerSocket  # noqa: PLC0415 - servers stand above sockets
 
-        if server_hostname is not None:
-            message = "server_hostname can only be specified in client mode"
+        if server_hostname is not None or session is not None:
+            message = "server_hostname and session can only be specified in client mode"
             raise ValueError(message)
         if not _is_connected(sock):
             return DTLSServerSocket(_take_over(sock), context)
-    elif context.check_hostname and not server_hostname:
+    elif not server_hostname and context.requires_server_hostname:
         message = "check_hostname requires server_hostname"
         raise ValueError(message)
     secured = DTLSSocket(
@@ -460,6 +467,7 @@ def wrap_socket(
         context,
         server_hostname=server_hostname,
         do_handshake_on_connect=do_handshake_on_connect,
+        session=session,
     )
     try:
         if _is_connected(secured._sock):  # noqa: SLF001
@@ -494,6 +502,7 @@ def create_connection(
     *,
     context: Context | None = None,
     server_hostname: str | None = None,
+    session: DTLSSession | None = None,
 ) -> DTLSSocket:
     """Connect to a DTLS server and complete the handshake.
 
@@ -503,6 +512,7 @@ def create_connection(
     :param source_address: the own address and port.
     :param context: by default ``create_default_context()``: certificate and host name are verified.
     :param server_hostname: the name to verify and to ask for; by default the host of ``address``.
+    :param session: what to resume if the server agrees: :attr:`DTLSSocket.session` of an earlier association.
     :raises SSLError: and its subclasses, see :meth:`DTLSSocket.do_handshake`; with several addresses, the last error.
     :raises OSError: if the name cannot be resolved or no socket be made.
     """
@@ -516,7 +526,7 @@ def create_connection(
     problem: OSError | None = None
     for family, _, proto, _, found in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
         try:
-            return _connect_to(found, family, proto, timeout, source_address, context, name)
+            return _connect_to(found, family, proto, timeout, source_address, context, name, session)
         except OSError as error:
             problem = error
     if problem is None:
@@ -536,9 +546,13 @@ def _connect_to(
     source_address: tuple[str, int] | None,
     context: Context,
     server_hostname: str,
+    session: DTLSSession | None,
 ) -> DTLSSocket:
     secured = DTLSSocket(
-        socket.socket(family, socket.SOCK_DGRAM, proto), context, server_hostname=server_hostname
+        socket.socket(family, socket.SOCK_DGRAM, proto),
+        context,
+        server_hostname=server_hostname,
+        session=session,
     )
     try:
         secured.settimeout(timeout)

@@ -316,6 +316,51 @@ def parse_client_hello_untrusted(body: bytes) -> ClientHello:
     )
 
 
+def server_name_untrusted(hello: ClientHello) -> bytes | None:
+    """The host name that a ClientHello asks for (RFC 6066, 3); ``None`` without one.
+
+    Raises :class:`WireError` (``bad_client_hello``) for extensions that are not well-formed, up to this one, and for a
+    name with NUL or over 255 bytes.
+    """
+    extensions = hello.extensions
+    at = 0
+    while at < len(extensions):
+        data, end = _vector_untrusted(extensions, at + 2)
+        if extensions[at : at + 2] == _SERVER_NAME:
+            names, end_of_names = _vector_untrusted(data, 0)
+            if end_of_names != len(data) or not names:
+                raise WireError("bad_client_hello")
+            return _host_name_untrusted(names)
+        at = end
+    return None
+
+
+def _host_name_untrusted(names: bytes) -> bytes | None:
+    at = 0
+    while at < len(names):
+        name, end = _vector_untrusted(names, at + 1)
+        if names[at] == _HOST_NAME:
+            if not 0 < len(name) <= _MAX_HOST_NAME or b"\0" in name:
+                raise WireError("bad_client_hello")
+            return name
+        at = end
+    return None
+
+
+def _vector_untrusted(data: bytes, at: int) -> tuple[bytes, int]:
+    """What stands at an offset behind its length in two bytes, and the offset after it."""
+    begin = at + 2
+    end = begin + int.from_bytes(data[at:begin], "big")
+    if end > len(data):
+        raise WireError("bad_client_hello")
+    return data[begin:end], end
+
+
+_SERVER_NAME = b"\0\0"
+_HOST_NAME = 0
+_MAX_HOST_NAME = 255
+
+
 def build_hello_verify_request(cookie: bytes, record_sequence: int) -> bytes:
     """The record of a HelloVerifyRequest with ``cookie`` (at most 255 bytes) in answer to a ClientHello.
 

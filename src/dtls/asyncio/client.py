@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from dtls.context import Context
     from dtls.events import Event
+    from dtls.session import DTLSSession
 
     from .addresses import Address
 
@@ -65,10 +66,13 @@ class ClientLink:
         sock: socket.socket,
         context: Context,
         server_hostname: str | None,
+        session: DTLSSession | None,
         make_sink: Callable[[ClientLink], Sink],
     ) -> None:
         loop = asyncio.get_running_loop()
-        self.connection = context.connection(time.monotonic(), server_hostname=server_hostname)
+        self.connection = context.connection(
+            time.monotonic(), server_hostname=server_hostname, session=session
+        )
         self.channel = Channel(loop, sock, self)
         self._alarm = Alarm(loop, time.monotonic, self._handle_timeout)
         self._make_sink = make_sink
@@ -195,6 +199,7 @@ async def open_link(
     *,
     context: Context,
     server_hostname: str | None,
+    session: DTLSSession | None,
     make_sink: Callable[[ClientLink], Sink],
     local_addr: tuple[str, int] | None = None,
     family: int = 0,
@@ -215,7 +220,7 @@ async def open_link(
     deadline = time.monotonic() + seconds
 
     def attempt(made: socket.socket, share: float) -> Awaitable[ClientLink]:
-        return _handshake_on(made, share, context, server_hostname, make_sink)
+        return _handshake_on(made, share, context, server_hostname, session, make_sink)
 
     if sock is not None:
         if host is not None or port is not None or local_addr is not None:
@@ -285,10 +290,11 @@ async def _handshake_on(
     seconds: float,
     context: Context,
     server_hostname: str | None,
+    session: DTLSSession | None,
     make_sink: Callable[[ClientLink], Sink],
 ) -> ClientLink:
     try:
-        link = ClientLink(sock, context, server_hostname, make_sink)
+        link = ClientLink(sock, context, server_hostname, session, make_sink)
     except BaseException:
         sock.close()
         raise
@@ -319,6 +325,7 @@ def connect(
     *,
     context: Context | None = None,
     server_hostname: str | None = None,
+    session: DTLSSession | None = None,
     local_addr: tuple[str, int] | None = None,
     family: int = 0,
     proto: int = 0,
@@ -334,6 +341,7 @@ def connect(
         that is left.
     :param context: by default ``dtls.create_default_context()``: certificate and host name are verified.
     :param server_hostname: the name to verify and to ask for; by default ``host``. Needed with ``sock``.
+    :param session: what to resume if the server agrees: :attr:`DTLSConnection.session` of an earlier association.
     :param local_addr: the own host and port.
     :param family: ``socket.AF_INET`` or ``AF_INET6`` for only such addresses; ``proto`` and ``flags`` as in
         ``loop.create_datagram_endpoint``.
@@ -353,6 +361,7 @@ def connect(
             port,
             context=chosen,
             server_hostname=(host or None) if server_hostname is None else server_hostname,
+            session=session,
             make_sink=_connection_of,
             local_addr=local_addr,
             family=family,

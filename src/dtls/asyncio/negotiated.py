@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dtls.connection import Connection
+    from dtls.context import Context
+    from dtls.session import DTLSSession
 
 
 class Negotiated:
@@ -18,6 +20,16 @@ class Negotiated:
 
     __slots__ = ()
     _connection: Connection
+
+    @property
+    def context(self) -> Context:
+        """The settings that count: on a server's side the ones that ``sni_callback`` has chosen."""
+        return self._connection.context
+
+    @property
+    def server_hostname(self) -> str | None:
+        """The server's name: what the client asked for (RFC 6066, 3)."""
+        return self._connection.server_hostname
 
     @property
     def server_side(self) -> bool:
@@ -44,6 +56,35 @@ class Negotiated:
     def selected_alpn_protocol(self) -> str | None:
         """The application protocol agreed on (RFC 7301)."""
         return self._connection.selected_alpn_protocol()
+
+    def psk_identity(self) -> bytes | None:
+        """The identity whose pre-shared key authenticates both sides; ``None`` without PSK."""
+        return self._connection.psk_identity()
+
+    def selected_srtp_profile(self) -> str | None:
+        """The SRTP protection profile agreed on (RFC 5764)."""
+        return self._connection.selected_srtp_profile()
+
+    def export_keying_material(self, label: str, length: int, context: bytes | None = None) -> bytes:
+        """``length`` bytes that only the two sides know (RFC 5705): :meth:`dtls.Connection.export_keying_material`."""
+        return self._connection.export_keying_material(label, length, context)
+
+    def get_channel_binding(self, cb_type: str = "tls-unique") -> bytes | None:
+        """As ``ssl.SSLObject.get_channel_binding``; see :meth:`dtls.Connection.get_channel_binding`."""
+        return self._connection.get_channel_binding(cb_type)
+
+    @property
+    def session(self) -> DTLSSession | None:
+        """What a later association can resume; it is secret. ``None`` if there is none.
+
+        Raises :exc:`NotImplementedError` where ``cryptography`` is older than 44.
+        """
+        return self._connection.session
+
+    @property
+    def session_reused(self) -> bool:
+        """Whether the handshake resumed a session."""
+        return self._connection.session_reused
 
     def getpeercert(self, binary_form: bool = False) -> Any:
         """The peer's certificate: a dictionary, as ``ssl.SSLSocket.getpeercert`` makes it, or the DER.

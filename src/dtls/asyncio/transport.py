@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dtls.cookie import CookieFactory
     from dtls.endpoint import Association, CookiePolicy, EndpointLimits
     from dtls.errors import SSLError
+    from dtls.session import DTLSSession
 
     from .channel import Channel
     from .client import ClientLink
@@ -272,6 +273,7 @@ async def create_dtls_endpoint(
     *,
     context: Context,
     server_hostname: str | None = None,
+    session: DTLSSession | None = None,
     family: int = 0,
     proto: int = 0,
     flags: int = 0,
@@ -290,6 +292,7 @@ async def create_dtls_endpoint(
 
     :param context: says which of the two it is.
     :param server_hostname: of a client: the name to verify; by default the host of ``remote_addr``.
+    :param session: of a client: as in :func:`connect`.
     :param sock: a UDP socket, connected (a client's) or bound (a server's), instead of addresses; it is taken over.
     :param timeout: of a client: as in :func:`connect`.
     :param limits: of a server, as are ``cookie_policy`` and ``cookies``: see :class:`dtls.Endpoint`. Its queues are not
@@ -297,8 +300,10 @@ async def create_dtls_endpoint(
     :raises SSLError: and other errors as :func:`connect` and :func:`serve` do.
     """
     if context.server_side:
-        if remote_addr is not None or server_hostname is not None:
-            message = "remote_addr and server_hostname are for clients, and the context is a server's"
+        if remote_addr is not None or server_hostname is not None or session is not None:
+            message = (
+                "remote_addr, server_hostname and session are for clients, and the context is a server's"
+            )
             raise ValueError(message)
         endpoint = Endpoint(context, cookie_policy=cookie_policy, limits=limits, cookies=cookies)
         if sock is None:
@@ -331,6 +336,7 @@ async def create_dtls_endpoint(
         port,
         context=context,
         server_hostname=host if server_hostname is None else server_hostname,
+        session=session,
         make_sink=make_transport,
         local_addr=local_addr,
         family=family,

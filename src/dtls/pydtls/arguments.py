@@ -83,6 +83,9 @@ def _context(
     context.check_hostname = False
     context.verify_mode = verify_mode
     context.limits_messages_to_mtu = False
+    context.sends_ca_names = False
+    context.session_tickets = False
+    context.mtu_back_off = False
     context.handshake_timeout = HANDSHAKE_TIMEOUT
     context.minimum_version, context.maximum_version = versions
     if anchors is not None:

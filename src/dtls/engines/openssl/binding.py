@@ -1,4 +1,7 @@
-"""OpenSSL as the ``cryptography`` package binds it: the only file that names one of its symbols.
+"""OpenSSL as the ``cryptography`` package binds it: the only file that names one of its symbols, but for its sisters.
+
+Callbacks stand in ``binding_callbacks.py``, sessions and what is exported in ``binding_sessions.py``, what is known of
+cipher suites in ``binding_suites.py``.
 
 These bindings are what pyOpenSSL stands on, and no public interface. So everything needed is looked up once, at
 import, and what is missing is an :exc:`ImportError` that names it. Handles are opaque; whoever makes one with
@@ -31,35 +34,42 @@ BIO_ADDR_free BIO_ADDR_new BIO_free BIO_new BIO_new_mem_buf BIO_read BIO_s_mem B
 BIO_write DTLS_client_method DTLS_get_data_mtu DTLS_server_method DTLSv1_handle_timeout DTLSv1_listen
 EC_KEY_free EC_KEY_new_by_curve_name EC_get_builtin_curves ERR_clear_error ERR_get_error
 ERR_lib_error_string ERR_reason_error_string EVP_PKEY_free OBJ_nid2sn OBJ_txt2nid OpenSSL_version
-OpenSSL_version_num SSL_CIPHER_get_bits SSL_CIPHER_get_name SSL_CIPHER_get_version
+OpenSSL_version_num SSL_CIPHER_get_bits SSL_CIPHER_get_name SSL_CIPHER_get_version SSL_CTX_add_client_CA
 SSL_CTX_add_extra_chain_cert SSL_CTX_check_private_key SSL_CTX_free SSL_CTX_get0_param
 SSL_CTX_get_cert_store SSL_CTX_new SSL_CTX_set1_sigalgs_list SSL_CTX_set_alpn_protos
 SSL_CTX_set_alpn_select_cb SSL_CTX_set_cipher_list SSL_CTX_set_cookie_verify_cb SSL_CTX_set_info_callback
 SSL_CTX_set_max_proto_version SSL_CTX_set_min_proto_version SSL_CTX_set_mode SSL_CTX_set_options
 SSL_CTX_set_session_cache_mode SSL_CTX_set_session_id_context SSL_CTX_set_tmp_ecdh SSL_CTX_set_verify
-SSL_CTX_use_PrivateKey SSL_CTX_use_certificate
-SSL_ERROR_NONE SSL_ERROR_SSL SSL_ERROR_SYSCALL SSL_ERROR_WANT_READ SSL_ERROR_WANT_WRITE
-SSL_ERROR_ZERO_RETURN SSL_MODE_RELEASE_BUFFERS SSL_OP_CIPHER_SERVER_PREFERENCE SSL_OP_NO_COMPRESSION
-SSL_OP_NO_QUERY_MTU SSL_OP_NO_RENEGOTIATION SSL_OP_NO_TICKET SSL_SESS_CACHE_OFF
+SSL_CTX_set_verify_depth SSL_CTX_use_PrivateKey SSL_CTX_use_certificate
+SSL_CTX_use_certificate_chain_file SSL_ERROR_NONE SSL_ERROR_SSL SSL_ERROR_SYSCALL SSL_ERROR_WANT_READ
+SSL_ERROR_WANT_WRITE SSL_ERROR_ZERO_RETURN SSL_MODE_RELEASE_BUFFERS SSL_OP_CIPHER_SERVER_PREFERENCE
+SSL_OP_NO_COMPRESSION SSL_OP_NO_QUERY_MTU SSL_OP_NO_RENEGOTIATION SSL_OP_NO_TICKET SSL_SESS_CACHE_OFF
 SSL_VERIFY_FAIL_IF_NO_PEER_CERT SSL_VERIFY_NONE SSL_VERIFY_PEER SSL_do_handshake SSL_free
 SSL_get0_alpn_selected SSL_get0_param SSL_get0_verified_chain SSL_get_cipher_list SSL_get_current_cipher
-SSL_get_error SSL_get_peer_cert_chain SSL_get_peer_certificate SSL_get_verify_result SSL_get_version SSL_new
-SSL_read SSL_set_accept_state SSL_set_bio SSL_set_connect_state SSL_set_mtu SSL_set_tlsext_host_name
-SSL_shutdown SSL_state_string_long SSL_version SSL_write X509_STORE_CTX_free X509_STORE_CTX_get1_chain
-X509_STORE_CTX_init X509_STORE_CTX_new X509_STORE_add_cert X509_STORE_free X509_STORE_load_locations
-X509_STORE_new X509_VERIFY_PARAM_set1_host X509_VERIFY_PARAM_set1_ip X509_VERIFY_PARAM_set_flags
+SSL_get_error SSL_get_peer_cert_chain SSL_get_peer_certificate SSL_get_servername SSL_get_verify_result
+SSL_get_version SSL_new SSL_read SSL_set_accept_state SSL_set_bio SSL_set_connect_state SSL_set_mtu
+SSL_set_tlsext_host_name SSL_shutdown SSL_state_string_long SSL_version SSL_write
+TLSEXT_NAMETYPE_host_name X509_STORE_CTX_free X509_STORE_CTX_get1_chain X509_STORE_CTX_init
+X509_STORE_CTX_new X509_STORE_add_cert X509_STORE_free X509_STORE_load_locations X509_STORE_new
+X509_VERIFY_PARAM_set1_host X509_VERIFY_PARAM_set1_ip X509_VERIFY_PARAM_set_flags
 X509_VERIFY_PARAM_set_hostflags X509_free X509_verify_cert X509_verify_cert_error_string
 d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_new_null sk_X509_num sk_X509_push
 sk_X509_value
 """
 
-_missing = [name for name in _NAMES.split() if not hasattr(lib, name)]
-if _missing:
-    _message = (
-        f"the installed cryptography package lacks OpenSSL's {', '.join(_missing)}; "
-        f"dtls is known to work with cryptography {KNOWN_TO_WORK}"
-    )
-    raise ImportError(_message)
+
+def need(names: str) -> None:
+    """Raise :exc:`ImportError` unless all of these are bound."""
+    missing = [name for name in names.split() if not hasattr(lib, name)]
+    if missing:
+        message = (
+            f"the installed cryptography package lacks OpenSSL's {', '.join(missing)}; "
+            f"dtls is known to work with cryptography {KNOWN_TO_WORK}"
+        )
+        raise ImportError(message)
+
+
+need(_NAMES)
 
 # Called once or twice per datagram, so without a wrapper of ours around them.
 ssl_read: Callable[[Handle, Any, int], int] = lib.SSL_read
@@ -107,7 +117,8 @@ class QueuedError(NamedTuple):
     text: str
 
 
-def _c_text(pointer: Any) -> str:
+def c_text(pointer: Any) -> str:
+    """A C string as text; empty for NULL."""
     return "" if pointer == ffi.NULL else str(ffi.string(pointer).decode("utf-8", "replace"))
 
 
@@ -115,8 +126,8 @@ def take_errors() -> list[QueuedError]:
     """What stands in this thread's error queue, oldest first; the queue is empty afterwards."""
     errors = []
     while code := lib.ERR_get_error():
-        text = _c_text(lib.ERR_reason_error_string(code))
-        library = _c_text(lib.ERR_lib_error_string(code))
+        text = c_text(lib.ERR_reason_error_string(code))
+        library = c_text(lib.ERR_lib_error_string(code))
         library = library.removesuffix(" routines").upper().replace(" ", "_")
         reason = text.upper().replace(" ", "_") if text else f"CODE_{code:X}"
         errors.append(QueuedError(int(code), library, reason, text))
@@ -145,7 +156,7 @@ def _require(result: Any) -> Any:
 
 def version() -> tuple[int, str]:
     """OpenSSL's version as a number (``OPENSSL_VERSION_NUMBER``) and as text."""
-    return int(lib.OpenSSL_version_num()), _c_text(lib.OpenSSL_version(0))
+    return int(lib.OpenSSL_version_num()), c_text(lib.OpenSSL_version(0))
 
 
 # --- certificates and keys ---------------------------------------------------------------------------------------
@@ -204,7 +215,8 @@ def store_of_context(context: Handle) -> Handle:
     return lib.SSL_CTX_get_cert_store(context)
 
 
-def _certificate_der(certificate: Handle) -> bytes:
+def certificate_der(certificate: Handle) -> bytes:
+    """The DER of an X509."""
     bio = ffi.gc(_require(lib.BIO_new(lib.BIO_s_mem())), lib.BIO_free)
     _require(lib.i2d_X509_bio(bio, certificate))
     return read_all(bio)
@@ -213,8 +225,11 @@ def _certificate_der(certificate: Handle) -> bytes:
 # --- contexts ----------------------------------------------------------------------------------------------------
 
 
-def new_context(*, server_side: bool) -> Handle:
-    """An SSL_CTX for one role, with what this package never allows switched off."""
+def new_context(*, server_side: bool, tickets: bool = False, own_order: bool = True) -> Handle:
+    """An SSL_CTX for one role, with what this package never allows switched off.
+
+    ``own_order`` has a server choose by its own order of suites.
+    """
     clear_errors()
     method = lib.DTLS_server_method() if server_side else lib.DTLS_client_method()
     context = ffi.gc(_require(lib.SSL_CTX_new(method)), lib.SSL_CTX_free)
@@ -222,9 +237,9 @@ def new_context(*, server_side: bool) -> Handle:
         context,
         lib.SSL_OP_NO_COMPRESSION
         | lib.SSL_OP_NO_RENEGOTIATION
-        | lib.SSL_OP_NO_TICKET
+        | (0 if tickets else lib.SSL_OP_NO_TICKET)
         | lib.SSL_OP_NO_QUERY_MTU
-        | lib.SSL_OP_CIPHER_SERVER_PREFERENCE
+        | (lib.SSL_OP_CIPHER_SERVER_PREFERENCE if own_order else 0)
         | _SSL_OP_NO_ENCRYPT_THEN_MAC,
     )
     lib.SSL_CTX_set_mode(context, lib.SSL_MODE_RELEASE_BUFFERS)
@@ -274,7 +289,7 @@ def observe(context: Handle, observer: Callable[[str, int, int], object]) -> obj
 
     @ffi.callback("void(SSL *, int, int)")  # type: ignore[untyped-decorator]
     def callback(ssl: Any, where: int, result: int) -> None:
-        observer(_c_text(lib.SSL_state_string_long(ssl)), where, result)
+        observer(c_text(lib.SSL_state_string_long(ssl)), where, result)
 
     lib.SSL_CTX_set_info_callback(context, callback)
     return callback
@@ -289,7 +304,7 @@ def curve_name(number: int) -> str:
     """OpenSSL's short name of an object, by its NID; empty if it is not known."""
     name = lib.OBJ_nid2sn(number)
     clear_errors()
-    return _c_text(name)
+    return c_text(name)
 
 
 def curves() -> list[int]:
@@ -321,9 +336,20 @@ def use_certificate(context: Handle, certificate: Handle, key: Handle, chain: li
     _require(lib.SSL_CTX_check_private_key(context))
     for link in chain:
         # add_extra_chain_cert takes the reference over, so it gets one of its own.
-        own = lib.d2i_X509_bio(_memory_bio_of(_certificate_der(link)), ffi.NULL)
+        own = lib.d2i_X509_bio(_memory_bio_of(certificate_der(link)), ffi.NULL)
         _require(own)
         _require(lib.SSL_CTX_add_extra_chain_cert(context, own))
+
+
+def use_certificate_beside_others(context: Handle, pem_path: bytes, key: Handle) -> None:
+    """As :func:`use_certificate`, from a file with all certificates: each kind of key has a chain of its own so.
+
+    The functions that would do it without a file are not bound.
+    """
+    clear_errors()
+    _require(lib.SSL_CTX_use_certificate_chain_file(context, pem_path))
+    _require(lib.SSL_CTX_use_PrivateKey(context, key))
+    _require(lib.SSL_CTX_check_private_key(context))
 
 
 def send_chain_as_it_is(context: Handle) -> None:
@@ -337,18 +363,31 @@ def trust_certificate(context: Handle, certificate: Handle) -> None:
     _require(lib.X509_STORE_add_cert(lib.SSL_CTX_get_cert_store(context), certificate))
 
 
+def name_authority(context: Handle, certificate: Handle) -> None:
+    """Tell clients that certificates of this authority are welcome. Raises :class:`OpenSSLError`."""
+    clear_errors()
+    _require(lib.SSL_CTX_add_client_CA(context, certificate))
+
+
 def trust_directory(context: Handle, path: bytes) -> None:
     """Look for trust anchors in a directory of files named by hash. Raises :class:`OpenSSLError`."""
     clear_errors()
     _require(lib.X509_STORE_load_locations(lib.SSL_CTX_get_cert_store(context), ffi.NULL, path))
 
 
-def set_verification(context: Handle, *, verify: bool, require: bool, flags: int) -> None:
-    """Whether to ask for and verify the peer's certificate; ``flags`` are X509_V_FLAG_*."""
+def set_verification(
+    context: Handle, *, verify: bool, require: bool, flags: int, depth: int | None, judge: object | None
+) -> None:
+    """Whether to ask for and verify the peer's certificate; ``flags`` are X509_V_FLAG_*.
+
+    ``judge`` is a callback of ``binding_callbacks.judge_certificates``.
+    """
     mode = lib.SSL_VERIFY_NONE
     if verify:
         mode = lib.SSL_VERIFY_PEER | (lib.SSL_VERIFY_FAIL_IF_NO_PEER_CERT if require else 0)
-    lib.SSL_CTX_set_verify(context, mode, ffi.NULL)
+    lib.SSL_CTX_set_verify(context, mode, ffi.NULL if judge is None else judge)
+    if depth is not None:
+        lib.SSL_CTX_set_verify_depth(context, depth)
     if flags:
         lib.X509_VERIFY_PARAM_set_flags(lib.SSL_CTX_get0_param(context), flags)
 
@@ -409,10 +448,25 @@ def new_memory_bio() -> Handle:
     return bio
 
 
-def new_ssl(context: Handle, incoming: Handle, outgoing: Handle, *, server_side: bool, mtu: int) -> Handle:
-    """An SSL between two memory BIOs, which it takes over."""
+def new_ssl(
+    context: Handle,
+    incoming: Handle,
+    outgoing: Handle,
+    *,
+    server_side: bool,
+    mtu: int,
+    last: Callable[[Handle], None] | None = None,
+) -> Handle:
+    """An SSL between two memory BIOs, which it takes over; ``last`` is done with it before it is freed."""
     clear_errors()
-    ssl = ffi.gc(_require(lib.SSL_new(context)), lib.SSL_free)
+    free = lib.SSL_free
+    if last is not None:
+
+        def free(ssl: Handle) -> None:
+            last(ssl)
+            lib.SSL_free(ssl)
+
+    ssl = ffi.gc(_require(lib.SSL_new(context)), free)
     lib.SSL_set_bio(ssl, incoming, outgoing)
     if server_side:
         lib.SSL_set_accept_state(ssl)
@@ -452,6 +506,12 @@ def expect_ip(ssl: Handle, packed: bytes) -> None:
     """The peer's certificate must be for this address, 4 or 16 bytes."""
     clear_errors()
     _require(lib.X509_VERIFY_PARAM_set1_ip(lib.SSL_get0_param(ssl), packed, len(packed)))
+
+
+def server_name(ssl: Handle) -> bytes | None:
+    """The host name that the client asks for, when its ClientHello has come."""
+    name = lib.SSL_get_servername(ssl, lib.TLSEXT_NAMETYPE_host_name)
+    return None if name == ffi.NULL else bytes(ffi.string(name))
 
 
 def listen(ssl: Handle) -> bool:
@@ -505,7 +565,7 @@ def negotiated_version(ssl: Handle) -> int:
 
 def version_name(ssl: Handle) -> str:
     """``"DTLSv1"`` or ``"DTLSv1.2"``."""
-    return _c_text(lib.SSL_get_version(ssl))
+    return c_text(lib.SSL_get_version(ssl))
 
 
 def current_cipher(ssl: Handle) -> tuple[str, str, int] | None:
@@ -514,14 +574,14 @@ def current_cipher(ssl: Handle) -> tuple[str, str, int] | None:
     if cipher == ffi.NULL:
         return None
     bits = int(lib.SSL_CIPHER_get_bits(cipher, ffi.NULL))
-    return _c_text(lib.SSL_CIPHER_get_name(cipher)), _c_text(lib.SSL_CIPHER_get_version(cipher)), bits
+    return c_text(lib.SSL_CIPHER_get_name(cipher)), c_text(lib.SSL_CIPHER_get_version(cipher)), bits
 
 
 def cipher_names(ssl: Handle) -> list[str]:
     """The suites that this SSL is ready to use, by preference; not those of TLS 1.3, which OpenSSL lists as well."""
     names: list[str] = []
     while (name := lib.SSL_get_cipher_list(ssl, len(names))) != ffi.NULL:
-        names.append(_c_text(name))
+        names.append(c_text(name))
     return [name for name in names if not name.startswith("TLS_")]
 
 
@@ -530,7 +590,7 @@ def group_name(ssl: Handle) -> str | None:
     if not hasattr(lib, "SSL_get0_group_name"):
         message = "the key-exchange group is known with cryptography 46 and later only"
         raise NotImplementedError(message)
-    return _c_text(lib.SSL_get0_group_name(ssl)) or None
+    return c_text(lib.SSL_get0_group_name(ssl)) or None
 
 
 def selected_alpn(ssl: Handle) -> bytes | None:
@@ -545,13 +605,13 @@ def peer_certificate(ssl: Handle) -> bytes | None:
     certificate = lib.SSL_get_peer_certificate(ssl)
     if certificate == ffi.NULL:
         return None
-    return _certificate_der(ffi.gc(certificate, lib.X509_free))
+    return certificate_der(ffi.gc(certificate, lib.X509_free))
 
 
 def _chain_ders(stack: Any) -> list[bytes]:
     if stack == ffi.NULL:
         return []
-    return [_certificate_der(lib.sk_X509_value(stack, i)) for i in range(lib.sk_X509_num(stack))]
+    return [certificate_der(lib.sk_X509_value(stack, i)) for i in range(lib.sk_X509_num(stack))]
 
 
 def peer_chain(ssl: Handle) -> list[bytes]:
@@ -569,4 +629,4 @@ def verified_chain(ssl: Handle) -> list[bytes]:
 def verify_result(ssl: Handle) -> tuple[int, str]:
     """The outcome of path validation: X509_V_ERR_* (0 is success) and its words."""
     code = int(lib.SSL_get_verify_result(ssl))
-    return code, _c_text(lib.X509_verify_cert_error_string(code))
+    return code, c_text(lib.X509_verify_cert_error_string(code))

@@ -11,12 +11,14 @@ import struct
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from dtls.connection import Connection, ConnectionState, ReceivedClientHello
+from dtls.connection import CHANNEL_BINDING_TYPES, Connection, ConnectionState, ReceivedClientHello
 from dtls.cookie import CookieFactory
 from dtls.errors import SSL_ERROR_SSL, MessageTooLarge, SSLError, SSLZeroReturnError
 from dtls.events import AlertReceived, DataReceived, Event, HandshakeCompleted, HandshakeFailed, PeerClosed
 from dtls.flights import Packer, ProtectedRecord, RetransmissionTimer, SentFlight
 from dtls.gate import Gate
+from dtls.session import DTLSSession
+from dtls.settings.names import check_server_context
 from dtls.wire import (
     DTLS_1_0,
     DTLS_1_2,
@@ -32,7 +34,8 @@ from dtls.wire import (
     split_leading_records_untrusted,
 )
 
-from . import binding
+from . import binding, binding_sessions
+from .association import Association
 from .binding import BUFFER_LENGTH, bio_read, bio_write, clear_errors, ssl_read, ssl_write, unpack
 from .binding import buffer as thread_buffer
 from .errors import ssl_error
@@ -49,6 +52,9 @@ _HANDSHAKING = ConnectionState.HANDSHAKING
 _ESTABLISHED = ConnectionState.ESTABLISHED
 _APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
 _BEGINNING = struct.Struct("!BHH")
+MAX_EXPORTED = 65_535
+"""Bytes of keying material at a time; more than any protocol asks for."""
+_CHANNEL_BINDING_LABEL = "EXPORTER-Channel-Binding"
 MAX_FRESH_FINISHED = 10
 """How often OpenSSL is asked for a new Finished; it counts these as time-outs, and gives up after 12."""
 
@@ -67,16 +73,26 @@ class OpenSSLConnection(Connection):
         peer_address: Hashable | None,
         mtu: int,
         timer: RetransmissionTimer,
+        session: DTLSSession | None,
     ) -> None:
-        self.context = context
         self.server_side = engine_context.server_side
-        self.server_hostname = server_hostname
+        self._server_hostname = server_hostname
         self.state = _HANDSHAKING
         self.statistics: Counter[str] = Counter()
         self._incoming = binding.new_memory_bio()
         self._outgoing = binding.new_memory_bio()
         self._engine_context = engine_context  # holds the callbacks that OpenSSL may call
-        self._ssl = engine_context.new_ssl(self._incoming, self._outgoing, context, server_hostname)
+        self._association = Association(context, self)
+        self._client_met = not self.server_side
+        self._chooses = False
+        """Whether the context may be changed just now."""
+        self._ssl = engine_context.new_ssl(
+            self._incoming,
+            self._outgoing,
+            self._association,
+            server_hostname,
+            None if session is None else session.state,
+        )
         self._outbox: list[bytes] = []
         self._max_message_size = 0
         self._shortest_content = shortest_protected_content(None)
@@ -88,6 +104,8 @@ class OpenSSLConnection(Connection):
         self._flight = SentFlight(Packer(mtu))
         self._fresh_finished_left = MAX_FRESH_FINISHED
         self._peer_address = peer_address
+        context.count("accept" if self.server_side else "connect")
+        self._offers_session = session is not None
         self._gate: Gate | None = None
         self._handshake: Handshake | None = Handshake(
             context,
@@ -100,6 +118,7 @@ class OpenSSLConnection(Connection):
             outbox=self._outbox,
             statistics=self.statistics,
             server_hostname=server_hostname,
+            association=self._association,
         )
         if not self.server_side:
             self._handshake.begin(now)
@@ -107,6 +126,51 @@ class OpenSSLConnection(Connection):
             self._handshake.begin_with(client_hello, now)
         elif peer_address is not None:
             self._gate = Gate(CookieFactory(), self.statistics)
+
+    # --- who answers a client ------------------------------------------------------------------------------------
+
+    @property
+    def context(self) -> Context:
+        return self._association.context
+
+    @context.setter
+    def context(self, context: Context) -> None:
+        check_server_context(context)
+        if not self._chooses:
+            message = "the context can be changed by servers only, in sni_callback"
+            raise ValueError(message)
+        self._association.context = context
+
+    @property
+    def server_hostname(self) -> str | None:
+        if not self.server_side or self._server_hostname is not None:
+            return self._server_hostname
+        name = binding.server_name(self._ssl)
+        return None if name is None else name.decode("utf-8", "surrogateescape")
+
+    def meets_client(self) -> bool:
+        """Whether the ClientHello that has come, the first one, has a say about who answers it."""
+        first, self._client_met = not self._client_met, True
+        return first and self._engine_context.meets_clients
+
+    def begin_to_choose(self, name: str | None, *, offers_session: bool) -> None:
+        """What the client asks for; the context may be changed until :meth:`answer`."""
+        self._server_hostname = name
+        self._offers_session = offers_session
+        self._chooses = True
+
+    def answer(self) -> None:
+        """Have the context that is set now answer the client."""
+        self._chooses = False
+        context = self._association.context
+        self._engine_context = context._engine()  # noqa: SLF001 - the engine's own translation of the settings
+        self._limits_messages_to_mtu = context.limits_messages_to_mtu
+        self._incoming, self._outgoing = binding.new_memory_bio(), binding.new_memory_bio()
+        self._ssl = self._engine_context.new_ssl(
+            self._incoming, self._outgoing, self._association, self._server_hostname
+        )
+        if self._handshake is not None:
+            self._handshake.continue_with(self._ssl, self._incoming, self._outgoing)
 
     # --- the five verbs ------------------------------------------------------------------------------------------
 
@@ -225,6 +289,57 @@ class OpenSSLConnection(Connection):
         name = binding.selected_alpn(self._ssl)
         return None if name is None else name.decode("utf-8", "surrogateescape")
 
+    def psk_identity(self) -> bytes | None:
+        if not self._was_established:
+            return None
+        if self._association.psk_identity is None and binding_sessions.session_reused(self._ssl):
+            session = self.session
+            return None if session is None else session.psk_identity
+        return self._association.psk_identity
+
+    def export_keying_material(self, label: str, length: int, context: bytes | None = None) -> bytes:
+        if not 0 < length <= MAX_EXPORTED:
+            message = f"1 to {MAX_EXPORTED} bytes can be exported, not {length!r}"
+            raise ValueError(message)
+        name = label.encode("ascii")
+        if not name:
+            message = "the label must not be empty"
+            raise ValueError(message)
+        if not self._was_established:
+            raise SSLError(SSL_ERROR_SSL, "the handshake is not complete: there are no keys to export yet")
+        try:
+            return binding_sessions.export_keying_material(self._ssl, name, length, context)
+        except binding.OpenSSLError as error:
+            raise ssl_error(error.errors, f"nothing can be exported under the label {label!r}") from None
+
+    def get_channel_binding(self, cb_type: str = "tls-unique") -> bytes | None:
+        if cb_type not in CHANNEL_BINDING_TYPES:
+            message = f"{cb_type} channel binding type not implemented"
+            raise ValueError(message)
+        # Without RFC 7627 another association can be made to have the same binding (RFC 9266, 4.2).
+        if not self._was_established or not binding_sessions.has_extended_master_secret(self._ssl):
+            return None
+        if cb_type == "tls-exporter":
+            return self.export_keying_material(_CHANNEL_BINDING_LABEL, 32, b"")
+        # RFC 5929, 3.1: the first Finished, which is the client's in a full handshake, the server's in a short one.
+        short = binding_sessions.session_reused(self._ssl)
+        return binding_sessions.finished_message(self._ssl, of_peer=self.server_side is not short)
+
+    def selected_srtp_profile(self) -> str | None:
+        return binding_sessions.selected_srtp_profile(self._ssl) if self._was_established else None
+
+    @property
+    def session(self) -> DTLSSession | None:
+        state = binding_sessions.session(self._ssl) if self._was_established else None
+        if state is None:
+            return None
+        session = DTLSSession(state, self._engine_context.session_scope(self._server_hostname))
+        return session if session.id or session.has_ticket else None
+
+    @property
+    def session_reused(self) -> bool:
+        return self._was_established and binding_sessions.session_reused(self._ssl)
+
     def peer_certificate(self) -> bytes | None:
         return binding.peer_certificate(self._ssl)
 
@@ -234,7 +349,7 @@ class OpenSSLConnection(Connection):
         return chain if own is None else [own, *chain]
 
     def verified_chain(self) -> list[bytes]:
-        return binding.verified_chain(self._ssl)
+        return [] if self._association.trust.decides else binding.verified_chain(self._ssl)
 
     # --- the handshake -------------------------------------------------------------------------------------------
 
@@ -259,9 +374,16 @@ class OpenSSLConnection(Connection):
             self.state = ConnectionState.FAILED
             self._flight.clear()
             return [HandshakeFailed(handshake.error)]
+        if self._association.trust.decides:
+            error = self._association.last_judgement(self.peer_certificate())
+            if error is not None:
+                return [self._refuse(error, now)]
         self.state = _ESTABLISHED
-        if not self.server_side:
-            self._flight.clear()  # the server's Finished answered it
+        resumed = binding_sessions.session_reused(self._ssl)
+        self._count(resumed=resumed)
+        if self.server_side is resumed:
+            # The peer's Finished answered it: in a short handshake it is the client who has the last word.
+            self._flight.clear()
         self._max_message_size = MAX_PLAINTEXT_LENGTH
         if self._limits_messages_to_mtu:
             binding.set_mtu(self._ssl, self._mtu)
@@ -274,6 +396,24 @@ class OpenSSLConnection(Connection):
         for record in handshake.early_data:
             events += self._receive_record(record, now)
         return events
+
+    def _count(self, *, resumed: bool) -> None:
+        """A handshake more that is complete."""
+        good = "accept_good" if self.server_side else "connect_good"
+        if resumed or self._offers_session:
+            self.context.count(good, "hits" if resumed else "misses")
+        else:
+            self.context.count(good)
+
+    def _refuse(self, error: BaseException, now: float) -> HandshakeFailed:
+        """End an association whose handshake is complete, before anything is said or heard on it."""
+        binding.shutdown(self._ssl)
+        self._collect_output(now)
+        self.state = ConnectionState.FAILED
+        self._flight.clear()
+        if not isinstance(error, SSLError):
+            raise error
+        return HandshakeFailed(error)
 
     # --- after the handshake -------------------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ from dtls.wire import AlertDescription
 if TYPE_CHECKING:
     from .binding import OpenSSLError, QueuedError
 
-_X509_V_ERR_HOSTNAME_MISMATCH = 62
-_X509_V_ERR_IP_ADDRESS_MISMATCH = 64
+X509_V_ERR_HOSTNAME_MISMATCH = 62
+X509_V_ERR_IP_ADDRESS_MISMATCH = 64
 _REASON_MASK = 0x7FFFFF  # ERR_GET_REASON
 _ALERT_REASONS = 1000  # SSL_AD_REASON_OFFSET: to this, OpenSSL adds the description of an alert received
 _HIGHEST_ALERT = 255
@@ -94,9 +94,9 @@ def configuration_error(error: OpenSSLError, doing: str) -> SSLError:
 
 def verification_error(code: int, words: str, server_hostname: str | None) -> SSLCertVerificationError:
     """The error for a certificate that was refused here."""
-    if code == _X509_V_ERR_HOSTNAME_MISMATCH:
+    if code == X509_V_ERR_HOSTNAME_MISMATCH:
         words = f"Hostname mismatch, certificate is not valid for {server_hostname!r}."
-    elif code == _X509_V_ERR_IP_ADDRESS_MISMATCH:
+    elif code == X509_V_ERR_IP_ADDRESS_MISMATCH:
         words = f"IP address mismatch, certificate is not valid for {server_hostname!r}."
     return SSLCertVerificationError(
         f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {words}",

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from dtls.connection import ReceivedClientHello
     from dtls.context import Context
 
+    from .association import Association
+
 MAX_HELD_RECORDS = 16
 """How many protected records wait for the keys to come, and how many early messages for the handshake's end."""
 MAX_HELD_BYTES = 32_768
@@ -64,6 +66,10 @@ _ALERT = int(ContentType.ALERT)
 _HANDSHAKE = int(ContentType.HANDSHAKE)
 _APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
 _HELLO_VERIFY_REQUEST = int(HandshakeType.HELLO_VERIFY_REQUEST)
+_CLIENT_HELLO = int(HandshakeType.CLIENT_HELLO)
+_CLIENT_KEY_EXCHANGE = int(HandshakeType.CLIENT_KEY_EXCHANGE)
+_NOT_LIKE_OTHERS = (_CLIENT_HELLO, _HELLO_VERIFY_REQUEST)
+"""Messages that more is made of than to hand them over."""
 _ALERT_LENGTH = 2
 _LAST_FIRST_RECORD = MAX_RECORD_SEQUENCE - 2**32
 
@@ -117,6 +123,7 @@ class Handshake:
         outbox: list[bytes],
         statistics: Counter[str],
         server_hostname: str | None,
+        association: Association,
     ) -> None:
         self.over = False
         """Whether nothing more is to be done: it is complete, or has failed with ``error``."""
@@ -127,6 +134,8 @@ class Handshake:
         self._ssl, self._incoming, self._outgoing = ssl, incoming, outgoing
         self._flight, self._outbox, self._statistics = flight, outbox, statistics
         self._server_hostname = server_hostname
+        self._association = association
+        self._backs_off = context.mtu_back_off
         self._time_allowed = context.handshake_timeout
         self._deadline = now + self._time_allowed
         self._timer = timer
@@ -148,6 +157,10 @@ class Handshake:
         self._own: PartialMessage | None = None
         self._own_sequence = -1
 
+    def continue_with(self, ssl: binding.Handle, incoming: binding.Handle, outgoing: binding.Handle) -> None:
+        """Let another SSL answer the ClientHello, of which none has seen anything yet."""
+        self._ssl, self._incoming, self._outgoing = ssl, incoming, outgoing
+
     def begin(self, now: float) -> None:
         """Send the first ClientHello."""
         self._step(now)
@@ -162,6 +175,8 @@ class Handshake:
             self._feed_message(hello.message, now)
             return
         self._write_message(hello.message)
+        if self.over:
+            return
         if binding.listen(self._ssl):
             self._step(now)
         else:
@@ -180,12 +195,14 @@ class Handshake:
             version, _, message_type, sequence, end = found
             length = end - at - MESSAGE_RECORD_OVERHEAD
             if (
-                message_type == _HELLO_VERIFY_REQUEST  # no message like others
+                message_type in _NOT_LIKE_OTHERS
                 or end > MAX_PLAINTEXT_LENGTH  # as much as OpenSSL reads at a time
                 or not self._reassembler.pass_over_untrusted(message_type, sequence, length)
             ):
                 break
             content = datagram[at + RECORD_HEADER_LENGTH : end]
+            if message_type == _CLIENT_KEY_EXCHANGE:
+                self._association.note_key_exchange(content[HANDSHAKE_HEADER_LENGTH:])
             parts.append(build_record(_HANDSHAKE, version, 0, self._record, content))
             self._record += 1
             self._record_version = version
@@ -268,10 +285,17 @@ class Handshake:
             # What came before our answer is no answer to it: a flight meant for our predecessor on this port, say.
             self._reassembler = Reassembler(server_side=False, next_sequence=self._reassembler.next_sequence)
         self._write_message(message)
-        return self._step(now)
+        return not self.over and self._step(now)
 
     def _write_message(self, message: Message) -> None:
         """A whole message for OpenSSL, in records with numbers of our own: a stranger's would upset its window."""
+        if message.message_type == _CLIENT_KEY_EXCHANGE:
+            self._association.note_key_exchange(message.body)
+        elif message.message_type == _CLIENT_HELLO and (alert := self._association.meet(message)) is not None:
+            self._fail(self._explain_failure([]))
+            refusal = PlainRecord(_ALERT, self._record_version, bytes([AlertLevel.FATAL, alert]))
+            self._outbox += self._flight.packer.pack([refusal])
+            return
         piece_length = MAX_PLAINTEXT_LENGTH - HANDSHAKE_HEADER_LENGTH
         for offset in range(0, max(len(message.body), 1), piece_length):
             if offset:  # OpenSSL reads no more than this at a time from a memory BIO
@@ -359,6 +383,8 @@ class Handshake:
         elif now >= self._deadline:
             self._fail(HandshakeTimeout(self._timeout_message()))
         elif self._timer.due is not None and now >= self._timer.due:
+            if self._backs_off and self._flight.back_off(self._timer.repeats):
+                self._statistics["mtu_backed_off"] += 1
             self._repeat_flight(now)
             self._timer.back_off(now)
             if self._held_alert is not None and self._alert_believed_at is None:
@@ -379,6 +405,10 @@ class Handshake:
 
     def _timeout_message(self) -> str:
         seconds = f"{self._time_allowed:g} s"
+        if self._association.psk_identity is not None:
+            # With another key the peer's Finished is noise: neither side can tell it from a forgery.
+            whose = f"the PSK identity {self._association.psk_identity!r}"
+            return f"not complete within {seconds}: do both sides have the same key for {whose}?"
         if self._context.server_side:
             return f"the client did not complete the handshake within {seconds}"
         if not self._peer_has_answered:
@@ -403,6 +433,11 @@ class Handshake:
         self.over = True
 
     def _explain_failure(self, errors: list[binding.QueuedError]) -> SSLError:
+        if (error := self._association.error) is not None:
+            if isinstance(error, SSLError):
+                return error
+            self._fail(SSLError(SSL_ERROR_SSL, "a callback was interrupted", reason="CALLBACK_FAILED"))
+            raise error
         if any(entry.reason == "CERTIFICATE_VERIFY_FAILED" for entry in errors):
             code, words = binding.verify_result(self._ssl)
             return verification_error(code, words, self._server_hostname)
