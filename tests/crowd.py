@@ -169,5 +169,5 @@ class Crowd:
         endpoint = self.endpoint
         assert (len(endpoint), endpoint.handshakes) == (0, 0)
         assert endpoint.next_timeout() is None
-        assert endpoint._timers == []
+        assert len(endpoint._timers) == 0
         assert endpoint._outbox == []

@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("OpenSSL", reason="pyOpenSSL, which the benchmarks compare with, is not installed")
 
+from benchmarks import routing
 from benchmarks.__main__ import run, table
 from benchmarks.stacks import STACKS
 from benchmarks.work import WORK
@@ -20,3 +21,10 @@ def test_every_stack_does_every_kind_of_work() -> None:
     assert all(one.operations == 5 for one in measurements if one.work == "echo")
     printed = table(measurements)
     assert all(f"{work:12}{stack.name:12}" in printed for work in WORK for stack in STACKS)
+
+
+def test_routing_is_measured_with_few_and_with_many_associations() -> None:
+    rows = routing.run(2, 6, rounds=1, echoes=30)
+    assert [(row.associations, row.speaking) for row in rows] == [(2, 2), (6, 2), (6, 6)]
+    assert all(row.median > 0 for row in rows)
+    assert len(routing.table(rows).splitlines()) == 4

@@ -29,6 +29,7 @@ EXAMPLES = [
     errors.HandshakeTimeout("the handshake took too long"),
     errors.PeerUnreachable("nobody there"),
     errors.AssociationReplaced(),
+    errors.AssociationExpired(),
     errors.MessageTooLarge("too long", limit=1200),
 ]
 each_error = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)

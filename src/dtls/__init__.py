@@ -21,6 +21,7 @@ from .cookie import CookieFactory
 from .demux import force_routing_demux, reset_default_demux
 from .endpoint import Association, Endpoint, EndpointEvent, EndpointLimits
 from .errors import (
+    AssociationExpired,
     AssociationReplaced,
     CertificateError,
     HandshakeTimeout,
@@ -54,6 +55,7 @@ __all__ = [
     "VERSION",
     "AlertReceived",
     "Association",
+    "AssociationExpired",
     "AssociationReplaced",
     "CertificateError",
     "Connection",

@@ -5,64 +5,106 @@ hashable tells one peer from another. A peer that has not proved its address cos
 ClientHello from a known address leaves the association that stands alone: a new handshake runs beside it and takes
 its place only when it is complete (RFC 6347, 4.2.8).
 
-Routing a datagram is one or two look-ups in dictionaries, timers are a heap: neither cost depends on how many
-associations there are.
+Routing a datagram is one or two look-ups in dictionaries, timers are a heap that messages do not touch: neither cost
+depends on how many associations there are. Whoever runs an endpoint may take the short way for what nearly every
+datagram is, the one message of an established association::
+
+    association = endpoint.established.get(address)
+    if association is not None and datagram[:1] == APPLICATION_DATA:
+        found = association.connection.unprotect(datagram, now)
+        if type(found) is bytes:
+            association.heard_at = now
+            ...  # the message
+        else:
+            events = endpoint.receive_unprotected(association, datagram, found, now)
+    else:
+        events = endpoint.receive_datagram(datagram, address, now)
 """
 
 from __future__ import annotations
 
-import heapq
-import itertools
+import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .connection import ConnectionState
 from .cookie import CookieFactory
-from .errors import AssociationReplaced
-from .events import AlertReceived, Event, HandshakeCompleted, HandshakeFailed, PeerClosed
+from .errors import AssociationExpired, AssociationReplaced
+from .events import AlertReceived, DataReceived, Event, HandshakeCompleted, HandshakeFailed
 from .gate import Gate, begins_client_hello, is_plaintext
+from .timers import Timers
+from .wire import ContentType
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Mapping
 
     from .connection import Connection
     from .context import Context
     from .gate import Verdict
 
 CookiePolicy = Literal["always", "never"]
-_STALE_TIMERS = 64
+APPLICATION_DATA = bytes([ContentType.APPLICATION_DATA])
+"""How a datagram begins that may be a message."""
 
 
 @dataclass(frozen=True)
 class EndpointLimits:
-    """Security limits: each bounds what peers can make an endpoint hold. What they turn away is counted."""
+    """Security limits: each bounds what peers can make an endpoint hold. What they turn away is counted.
+
+    The deadline of a handshake is the context's: :attr:`dtls.Context.handshake_timeout`. What reassembly and early
+    records may hold during one is bounded by the engine.
+    """
 
     associations: int = 65_536
     """Established at a time; a completed handshake beyond is refused. Servers with a socket for each peer release
     their associations from the endpoint: there the number of descriptors is the limit."""
     handshakes: int = 4_096
     """Begun and not complete, at a time; each costs about 80 kB until its deadline."""
+    queued_messages: int = 1_024
+    """Received from one peer and waiting for the application, where the I/O layer queues them (``dtls.asyncio``). The
+    newest beyond are dropped, and counted as ``dropped_queue_full``: a peer that sends faster than it is read."""
+    queued_bytes: int = 1_048_576
+    """As ``queued_messages``, in bytes. One message is held in any case. Every association may come to hold as much."""
+    idle_timeout: float | None = None
+    """Seconds without a message from an established peer after which the association ends, with close_notify and
+    :class:`~dtls.AssociationExpired`; greater than 0, ``None`` for what
+    :attr:`dtls.Context.idle_timeout` says. What is sent to the peer does not count: it
+    may be gone, or have begun under another address. A server whose peers come and go needs one. It is not for
+    associations that were released: there ``settimeout`` serves."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        for name in ("associations", "handshakes"):
+        for name in ("associations", "handshakes", "queued_messages", "queued_bytes"):
             if getattr(self, name) < 1:
                 message = f"the limit of {name} must be at least 1, not {getattr(self, name)!r}"
                 raise ValueError(message)
+        if self.idle_timeout is not None and not 0 < self.idle_timeout < math.inf:
+            message = (
+                f"idle_timeout must be greater than 0 seconds and finite, or None, not {self.idle_timeout!r}"
+            )
+            raise ValueError(message)
 
 
 class Association:
     """One peer of an endpoint: its address, and the connection with it."""
 
-    __slots__ = ("address", "connection", "random", "timer_at")
+    __slots__ = ("address", "application", "closing_until", "connection", "heard_at", "key", "random")
 
-    def __init__(self, address: Hashable, connection: Connection, random: bytes) -> None:
+    def __init__(self, address: Hashable, connection: Connection, random: bytes, now: float) -> None:
+        self.key = address
+        """What datagrams of the peer are told by: an address. Later, a Connection ID."""
         self.address = address
+        """Where datagrams to the peer are sent."""
         self.connection = connection
         self.random = random
         """The client random that began it."""
-        self.timer_at: float | None = None
+        self.heard_at = now
+        """When a message of the peer came last, in seconds of the endpoint's clock."""
+        self.closing_until: float | None = None
+        """Until when the peer's close_notify is waited for; ``None`` while nobody has closed."""
+        self.application: Any = None
+        """Whatever the I/O layer wants to find here."""
 
     def __repr__(self) -> str:
         return f"<Association with {self.address!r}, {self.connection.state.value}>"
@@ -102,16 +144,15 @@ class Endpoint:
         context.check()
         self.context = context
         self.limits = limits or EndpointLimits()
-        self.statistics: Counter[str] = Counter()
-        """How many times something was dropped or done, by reason; those of ended associations included."""
-        self._gate = Gate(
-            (cookies or CookieFactory()) if cookie_policy == "always" else None, self.statistics
-        )
+        own = self.limits.idle_timeout
+        self._idle_timeout = context.idle_timeout if own is None else own
+        self._counters: Counter[str] = Counter()
+        self._gate = Gate((cookies or CookieFactory()) if cookie_policy == "always" else None, self._counters)
         self._established: dict[Hashable, Association] = {}
         self._handshaking: dict[Hashable, Association] = {}
         self._outbox: list[tuple[Hashable, bytes]] = []
-        self._timers: list[tuple[float, int, Association]] = []
-        self._timer_number = itertools.count()
+        self._timers: Timers[Association] = Timers()
+        self._closing = False
 
     def __len__(self) -> int:
         """How many associations are established."""
@@ -121,6 +162,27 @@ class Endpoint:
     def handshakes(self) -> int:
         """How many handshakes are under way."""
         return len(self._handshaking)
+
+    @property
+    def statistics(self) -> Counter[str]:
+        """How many times something was dropped or done, by reason, with all associations there are and were.
+
+        Made anew at each call, which takes as long as there are associations.
+        """
+        total = self._counters.copy()
+        for table in (self._handshaking, self._established):
+            for association in table.values():
+                total.update(association.connection.statistics)
+        return total
+
+    def count(self, reason: str) -> None:
+        """Count what the I/O layer has dropped or done."""
+        self._counters[reason] += 1
+
+    @property
+    def established(self) -> Mapping[Hashable, Association]:
+        """The established associations by address, as they are now: to look into, not to change."""
+        return self._established
 
     def association(self, address: Hashable) -> Association | None:
         """The established association with ``address``."""
@@ -138,16 +200,24 @@ class Endpoint:
         established = self._established.get(address)
         if begins_client_hello(datagram):
             return self._receive_client_hello(datagram, address, pending, established, now)
-        if pending is None and established is None:
-            self.statistics["dropped_no_association"] += 1
-            return []
-        events: list[EndpointEvent] = []
-        # Plaintext belongs to the handshake if there is one; what is protected may belong to either.
         if established is not None and (pending is None or not is_plaintext(datagram)):
-            events += self._feed(established, datagram, now)
-        if pending is not None:
-            events += self._feed(pending, datagram, now)
-        return events
+            found = established.connection.receive_datagram(datagram, now)
+            return self.receive_unprotected(established, datagram, found, now)
+        if pending is not None:  # plaintext belongs to the handshake if there is one
+            return self._feed(pending, datagram, now)
+        self._counters["dropped_no_association"] += 1
+        return []
+
+    def receive_unprotected(
+        self, association: Association, datagram: bytes, events: list[Event], now: float
+    ) -> list[EndpointEvent]:
+        """Take in what ``association.connection`` made of a datagram, which may also be for a handshake beside it."""
+        happened = self._after(association, events, now)
+        if not events:  # what is authentic belongs here and nowhere else
+            pending = self._handshaking.get(association.key)
+            if pending is not None:
+                happened += self._feed(pending, datagram, now)
+        return happened
 
     def datagrams_to_send(self, now: float) -> list[tuple[Hashable, bytes]]:  # noqa: ARG002 - as Connection's
         """Pairs of address and datagram, in order; the caller has them from then on."""
@@ -161,15 +231,33 @@ class Endpoint:
         association.connection.send(message, now)
         self._collect(association, now)
 
-    def close(self, association: Association, now: float) -> None:
-        """Say close_notify to one peer and forget it."""
+    def close(self, association: Association, now: float, *, patience: float = 0.0) -> None:
+        """Say close_notify to one peer, and forget it: at once, or when it has answered or ``patience`` is over.
+
+        What comes in those seconds is dropped. :class:`~dtls.PeerClosed` tells that the answer came.
+        """
+        established = self._established.get(association.key) is association
         association.connection.close(now)
         self._collect(association, now)
-        self._forget(association)
+        if patience > 0 and established and association.connection.state is ConnectionState.CLOSING:
+            association.closing_until = now + patience
+            self._schedule(association)
+        else:
+            self._forget(association)
 
-    def close_all(self, now: float) -> None:
-        """Say close_notify to every peer and forget them."""
+    def close_all(self, now: float, *, patience: float = 0.0) -> None:
+        """Say close_notify to every peer and forget them, as :meth:`close` does; handshakes end at once.
+
+        From then on no handshake is begun any more; what asks for one is counted as ``refused_closing``.
+        """
+        self._closing = True
         for association in [*self._handshaking.values(), *self._established.values()]:
+            self.close(association, now, patience=patience)
+
+    def refuse_handshakes(self, now: float) -> None:
+        """Begin no handshake any more and end those under way; associations that stand go on."""
+        self._closing = True
+        for association in list(self._handshaking.values()):
             self.close(association, now)
 
     def release(self, association: Association) -> Connection:
@@ -181,20 +269,31 @@ class Endpoint:
 
     def next_timeout(self) -> float | None:
         """When :meth:`handle_timeout` is due, or ``None``."""
-        timers = self._timers
-        while timers and timers[0][2].timer_at != timers[0][0]:
-            heapq.heappop(timers)
-        return timers[0][0] if timers else None
+        return self._timers.next()
 
     def handle_timeout(self, now: float) -> list[EndpointEvent]:
-        """Repeat flights and give up handshakes as due."""
+        """Repeat flights, give up handshakes, end associations that are idle, as due."""
+        due: list[Association] = []
+        while (association := self._timers.pop_due(now)) is not None:
+            due.append(association)
         events: list[EndpointEvent] = []
-        while (due := self.next_timeout()) is not None and due <= now:
-            _, _, association = heapq.heappop(self._timers)
-            association.timer_at = None
-            happened = association.connection.handle_timeout(now)
-            events += self._after(association, happened, now)
+        for association in due:
+            if self._is_known(association):  # an earlier one may have ended it
+                events += self._handle_timeout_of(association, now)
         return events
+
+    def _handle_timeout_of(self, association: Association, now: float) -> list[EndpointEvent]:
+        until = association.closing_until
+        if until is not None and until <= now:
+            self._counters["closes_unanswered"] += 1
+            self._forget(association)
+            return []
+        idle_at = self._idle_at(association)
+        if idle_at is not None and idle_at <= now:
+            self._counters["associations_expired"] += 1
+            self.close(association, now)
+            return [EndpointEvent(association, AlertReceived(AssociationExpired()))]
+        return self._after(association, association.connection.handle_timeout(now), now)
 
     # --- inside --------------------------------------------------------------------------------------------------
 
@@ -206,6 +305,9 @@ class Endpoint:
         established: Association | None,
         now: float,
     ) -> list[EndpointEvent]:
+        if self._closing:
+            self._counters["refused_closing"] += 1
+            return []
         verdict = self._gate.judge_untrusted(datagram, address, now)
         if verdict.answer is not None:
             self._outbox.append((address, verdict.answer))
@@ -215,21 +317,21 @@ class Endpoint:
             # The same one again: our answer may be lost.
             return self._feed(pending, datagram, now)
         if established is not None and established.random == verdict.random:
-            self.statistics["dropped_repeated_client_hello"] += 1
+            self._counters["dropped_repeated_client_hello"] += 1
             return []
         if pending is None and len(self._handshaking) >= self.limits.handshakes:
-            self.statistics["refused_handshakes"] += 1
+            self._counters["refused_handshakes"] += 1
             return []
         if pending is not None:
-            self.statistics["handshakes_restarted"] += 1
+            self._counters["handshakes_restarted"] += 1
             self._forget(pending)
         return self._begin(verdict, address, now)
 
     def _begin(self, verdict: Verdict, address: Hashable, now: float) -> list[EndpointEvent]:
         connection = self.context.connection(now, client_hello=verdict.hello)
-        association = Association(address, connection, verdict.random)
+        association = Association(address, connection, verdict.random, now)
         self._handshaking[address] = association
-        self.statistics["handshakes_begun"] += 1
+        self._counters["handshakes_begun"] += 1
         # A ClientHello may already be the end of it: no common cipher suite, say.
         happened = connection.handle_timeout(now)
         return self._after(association, happened, now)
@@ -240,64 +342,83 @@ class Endpoint:
     def _after(self, association: Association, happened: list[Event], now: float) -> list[EndpointEvent]:
         """Pass on what a connection says, and put it where it now belongs."""
         self._collect(association, now)
-        if not happened:
-            return []
         events: list[EndpointEvent] = []
         for event in happened:
-            if isinstance(event, HandshakeCompleted):
-                known = association.address in self._established
+            if isinstance(event, DataReceived):
+                association.heard_at = now
+            elif isinstance(event, HandshakeCompleted):
+                known = association.key in self._established
                 if not known and len(self._established) >= self.limits.associations:
-                    self.statistics["refused_associations"] += 1
+                    self._counters["refused_associations"] += 1
                     self.close(association, now)
                     break
-                events += self._establish(association)
+                events += self._establish(association, now)
             elif isinstance(event, HandshakeFailed):
-                self.statistics["handshakes_failed"] += 1
+                self._counters["handshakes_failed"] += 1
                 self._forget(association)
-            elif isinstance(event, (PeerClosed, AlertReceived)):
+            else:
                 self._forget(association)
             events.append(EndpointEvent(association, event))
+        if self._is_known(association):
+            self._schedule(association)
         return events
 
-    def _establish(self, association: Association) -> list[EndpointEvent]:
-        address = association.address
-        del self._handshaking[address]
-        self.statistics["handshakes_completed"] += 1
-        replaced = self._established.pop(address, None)
-        self._established[address] = association
+    def _establish(self, association: Association, now: float) -> list[EndpointEvent]:
+        key = association.key
+        del self._handshaking[key]
+        association.heard_at = now
+        self._counters["handshakes_completed"] += 1
+        replaced = self._established.pop(key, None)
+        self._established[key] = association
         if replaced is None:
             return []
-        self.statistics["associations_replaced"] += 1
+        self._counters["associations_replaced"] += 1
+        self._timers.cancel(replaced)
         self._count(replaced)
+        if replaced.closing_until is not None:  # its end was asked for, and is no news
+            return []
         return [EndpointEvent(replaced, AlertReceived(AssociationReplaced()))]
 
     def _collect(self, association: Association, now: float) -> None:
-        connection = association.connection
         address = association.address
-        self._outbox += [(address, datagram) for datagram in connection.datagrams_to_send(now)]
-        if connection.state is ConnectionState.HANDSHAKING:
-            self._set_timer(association, connection.next_timeout())
-        else:
-            association.timer_at = None
+        self._outbox += [(address, datagram) for datagram in association.connection.datagrams_to_send(now)]
 
-    def _set_timer(self, association: Association, at: float | None) -> None:
-        if at is None or at == association.timer_at:
-            return
-        association.timer_at = at
-        heapq.heappush(self._timers, (at, next(self._timer_number), association))
-        # Timers that were set anew leave their old entries behind; they must not pile up.
-        if len(self._timers) > _STALE_TIMERS + 4 * len(self._handshaking):
-            self._timers = [entry for entry in self._timers if entry[2].timer_at == entry[0]]
-            heapq.heapify(self._timers)
+    def _is_known(self, association: Association) -> bool:
+        key = association.key
+        return self._established.get(key) is association or self._handshaking.get(key) is association
+
+    def _idle_at(self, association: Association) -> float | None:
+        """When an association is to end if nothing comes."""
+        patience = self._idle_timeout
+        if (
+            patience is None
+            or association.closing_until is not None
+            or association.key not in self._established
+        ):
+            return None
+        return association.heard_at + patience
+
+    def _schedule(self, association: Association) -> None:
+        """Set the timer of an association to what is due first. Early is good enough: see :class:`Timers`."""
+        times = (
+            association.connection.next_timeout(),
+            association.closing_until,
+            self._idle_at(association),
+        )
+        at = min((time for time in times if time is not None), default=None)
+        if at is None:
+            self._timers.cancel(association)
+        else:
+            self._timers.set_by(association, at)
 
     def _forget(self, association: Association, *, count: bool = True) -> None:
-        association.timer_at = None
+        self._timers.cancel(association)
         for table in (self._handshaking, self._established):
-            if table.get(association.address) is association:
-                del table[association.address]
+            if table.get(association.key) is association:
+                del table[association.key]
         if count:
             self._count(association)
 
     def _count(self, association: Association) -> None:
-        self.statistics.update(association.connection.statistics)
+        self._counters.update(association.connection.statistics)
         association.connection.statistics.clear()

@@ -138,6 +138,15 @@ class AssociationReplaced(SSLError, ConnectionResetError):
         super().__init__(_errno.ECONNRESET, "the peer has replaced this association by a new handshake")
 
 
+class AssociationExpired(SSLError, TimeoutError):
+    """Nothing came from the peer for the idle timeout; this association has ended (``EndpointLimits.idle_timeout``)."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            _errno.ETIMEDOUT, "nothing came from the peer for the idle timeout: the association has ended"
+        )
+
+
 class MessageTooLarge(SSLError, ValueError):
     """A message does not fit one datagram (or one buffer). ``limit`` is the largest size that fits, in bytes."""
 

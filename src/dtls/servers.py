@@ -292,7 +292,7 @@ class DTLSServerSocket:
             sock = self._listener.new_socket()
             replaced = self._accepted.pop(origin, None)
             if replaced is not None and replaced.fileno() >= 0:
-                self._endpoint.statistics["associations_replaced"] += 1
+                self._endpoint.count("associations_replaced")
                 left = replaced._replace()
             strays = self._listener.branch(sock, origin)
         except OSError as error:
@@ -300,7 +300,7 @@ class DTLSServerSocket:
             if sock is not None:
                 sock.close()
             logger.warning("no socket for the peer at %s: %s", origin.address, error)
-            self._endpoint.statistics["peer_sockets_failed"] += 1
+            self._endpoint.count("peer_sockets_failed")
             self._endpoint.close(association, now())
             return None
         connection = self._endpoint.release(association)

@@ -10,7 +10,7 @@ import struct
 import sys
 import threading
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from .kernel import LARGEST_DATAGRAM, now, wait_until_ready
 
@@ -19,6 +19,7 @@ _IPV4_PACKET_INFO = struct.Struct("=i4s4s")
 _IPV6_PACKET_INFO = struct.Struct("=16sI")
 _CONTROL_SPACE = 64
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+Found = TypeVar("Found")
 MAX_STRAYS = 1024
 """How many datagrams are taken off a new socket before it is connected; more cannot have come in that moment."""
 
@@ -46,14 +47,19 @@ class Listener:
     """A UDP socket that many peers write to. Datagrams are answered from the address they were sent to.
 
     On a socket bound to all addresses the kernel would otherwise choose one by itself, which the peer may not know.
+
+    :param branches: whether other sockets are to :meth:`branch` off to the same port.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, branches: bool = True) -> None:
         sock.setblocking(False)
         self.sock = sock
         self._family, self._proto = sock.family, sock.proto
         self.statistics: Counter[str] = Counter()
-        self._reports_local = self._ask_for_local_addresses()
+        self.reports_local = self._ask_for_local_addresses()
+        """Whether the kernel tells which address of ours a datagram was sent to."""
+        if not branches:
+            return
         # Set when the socket is bound already: a second server on the port still gets EADDRINUSE, and sockets that
         # branch off do not. Only those of the same user may: unlike SO_REUSEADDR's, such a port cannot be hijacked.
         self._sharing = getattr(socket, "SO_REUSEPORT", socket.SO_REUSEADDR)
@@ -72,7 +78,7 @@ class Listener:
         """The next datagram, if there is one."""
         while True:
             try:
-                if not self._reports_local:
+                if not self.reports_local:
                     datagram, address = self.sock.recvfrom(LARGEST_DATAGRAM)
                     return datagram, Origin(address)
                 datagram, control, _, address = self.sock.recvmsg(LARGEST_DATAGRAM, _CONTROL_SPACE)
@@ -167,6 +173,29 @@ def _packet_info(family: int, local: tuple[bytes, int]) -> tuple[int, int, bytes
     if family == socket.AF_INET6:
         return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _IPV6_PACKET_INFO.pack(packed, interface)
     return socket.IPPROTO_IP, _IP_PKTINFO, _IPV4_PACKET_INFO.pack(0, packed, b"\0\0\0\0")
+
+
+class Peers(Generic[Found]):
+    """The latest association at each address, where datagrams to a peer are given its plain address only."""
+
+    def __init__(self) -> None:
+        self._by_address: dict[Any, Found] = {}
+
+    def add(self, address: Any, found: Found) -> None:
+        """Know a new one at ``address``."""
+        self._by_address[address] = found
+
+    def discard(self, address: Any, found: Found) -> None:
+        """Forget one that has ended; there may be a later one."""
+        if self._by_address.get(address) is found:
+            del self._by_address[address]
+
+    def get(self, address: Any) -> Found | None:
+        """The one at ``address``; an IPv6 address may be given without flow label and scope."""
+        found = self._by_address.get(address)
+        if found is None and isinstance(address, tuple) and len(address) == 2:  # noqa: PLR2004 - host and port
+            found = self._by_address.get((*address, 0, 0))
+        return found
 
 
 class Waker:

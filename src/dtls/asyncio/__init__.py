@@ -1,0 +1,16 @@
+"""DTLS in asyncio: clients, servers, and datagram protocols made secure.
+
+::
+
+    async with dtls.asyncio.connect("device.example", 4433) as conn:
+        await conn.send(b"hello")
+        async for message in conn:
+            print(message)
+"""
+
+from .client import connect
+from .connection import DTLSConnection
+from .server import Server, serve
+from .transport import DTLSDatagramTransport, create_dtls_endpoint
+
+__all__ = ["DTLSConnection", "DTLSDatagramTransport", "Server", "connect", "create_dtls_endpoint", "serve"]

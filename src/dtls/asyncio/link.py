@@ -1,0 +1,154 @@
+"""A server's UDP socket in an event loop: its :class:`~dtls.Endpoint`, and a sink for each association's messages."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from dtls.endpoint import APPLICATION_DATA
+from dtls.events import AlertReceived, DataReceived, HandshakeCompleted, HandshakeFailed
+from dtls.udp import Origin
+
+from .channel import Alarm, Channel
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+    from collections import Counter
+    from collections.abc import Callable
+
+    from dtls.endpoint import Association, Endpoint, EndpointEvent
+
+    from .client import Sink, Watcher
+
+logger = logging.getLogger("dtls")
+
+
+class ServerLink:
+    """Runs ``endpoint`` on ``sock``, which is taken over.
+
+    :param make_sink: called for each association whose handshake is complete.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        endpoint: Endpoint,
+        make_sink: Callable[[ServerLink, Association], Sink],
+    ) -> None:
+        self.endpoint = endpoint
+        self.channel = Channel(loop, sock, self)
+        self._established = endpoint.established
+        self._make_sink = make_sink
+        self._alarm = Alarm(loop, time.monotonic, self._handle_timeout)
+        self.watcher: Watcher | None = None
+        """Whoever wants to hear of the socket's errors and of its room."""
+        self.on_event: Callable[[], object] | None = None
+        """Called when anything but a message has come."""
+
+    # --- what the channel calls ----------------------------------------------------------------------------------
+
+    def datagrams_received(self, batch: list[tuple[bytes, Any]]) -> None:
+        """Take in what the socket has: the way of every message, the short one that ``endpoint.py`` tells of."""
+        established, endpoint = self._established, self.endpoint
+        now = time.monotonic()
+        events: list[EndpointEvent] = []
+        plain = True
+        for datagram, place in batch:
+            association = established.get(place)
+            if association is not None and datagram[:1] == APPLICATION_DATA:
+                found = association.connection.unprotect(datagram, now)
+                if type(found) is bytes:
+                    association.heard_at = now
+                    association.application._deliver(found)
+                    continue
+                events = endpoint.receive_unprotected(association, datagram, found, now)  # type: ignore[arg-type]
+            else:
+                events = endpoint.receive_datagram(datagram, place, now)
+            plain = False
+            if events:
+                self._note(events)
+        if not plain:
+            self.go_on()
+
+    def error_received(self, error: OSError) -> None:
+        """Pass on what the kernel says; it ends nothing, since anybody can forge what provokes it."""
+        if self.watcher is not None:
+            self.watcher.error_received(error)
+
+    def room_changed(self, full: bool) -> None:
+        """Whether the socket's send buffer is full."""
+        if self.watcher is not None:
+            self.watcher.room_changed(full)
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _handle_timeout(self) -> None:
+        self._note(self.endpoint.handle_timeout(time.monotonic()))
+        self.go_on()
+
+    def go_on(self) -> None:
+        """After anything but a mere message: what is to be sent, and the next timeout."""
+        endpoint, channel = self.endpoint, self.channel
+        for place, datagram in endpoint.datagrams_to_send(time.monotonic()):
+            channel.offer(datagram, place)
+        self._alarm.set_by(None if channel.closed else endpoint.next_timeout())
+        if self.on_event is not None:
+            self.on_event()
+
+    def _note(self, events: list[EndpointEvent]) -> None:
+        for association, event in events:
+            if isinstance(event, HandshakeCompleted):
+                association.application = self._make_sink(self, association)
+            elif isinstance(event, HandshakeFailed):
+                logger.info("handshake with %s failed: %s", peername(association.address), event.error)
+            elif isinstance(event, DataReceived):
+                association.application._deliver(event.data)
+            else:
+                error = event.error if isinstance(event, AlertReceived) else None
+                logger.debug("association with %s ended: %s", peername(association.address), error)
+                sink, association.application = association.application, None
+                sink._end(error)
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def close_association(self, association: Association, *, patience: float = 0.0) -> None:
+        """Say close_notify to a peer, and forget it when it has answered or ``patience`` seconds are over."""
+        if self._established.get(association.key) is association and association.closing_until is None:
+            self.endpoint.close(association, time.monotonic(), patience=patience)
+            self.go_on()
+
+    def refuse_handshakes(self) -> None:
+        """Begin no handshake any more, and end those under way."""
+        self.endpoint.refuse_handshakes(time.monotonic())
+        self.go_on()
+
+    def close_all(self, *, patience: float = 0.0) -> None:
+        """Say close_notify to every peer, as :meth:`close_association` does."""
+        self.endpoint.close_all(time.monotonic(), patience=patience)
+        self.go_on()
+
+    def close(self, on_closed: Callable[[], object] | None = None) -> None:
+        """Say close_notify to every peer and close the socket. Then ``on_closed``."""
+        self.close_all()
+        self._alarm.stop()
+        self.channel.close(on_closed)
+
+    @property
+    def statistics(self) -> Counter[str]:
+        """How many times something was dropped or done, by reason."""
+        return self.endpoint.statistics + self.channel.statistics
+
+
+def peername(place: Any) -> Any:
+    """The plain address of a place."""
+    return place.address if isinstance(place, Origin) else place
+
+
+def sockname(channel: Channel, place: Any) -> Any:
+    """Which address of ours a peer writes to."""
+    if isinstance(place, Origin) and place.local is not None:
+        return channel.own_address(place)
+    return channel.sockname
