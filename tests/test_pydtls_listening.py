@@ -140,10 +140,10 @@ def test_strangers_datagrams_in_a_new_socket_are_handed_on(
     def branch_with_strays(self: Listener, sock: socket.socket, origin: Origin) -> list[tuple[bytes, Any]]:
         return branch(self, sock, origin) + [(stray, stranger.getsockname()) for stray in found_at_once]
 
-    def recvfrom_with_strays(self: BorrowedSocket, size: int, flags: int = 0) -> tuple[bytes, Any]:
+    def recvfrom_with_strays(self: BorrowedSocket, size: int) -> tuple[bytes, Any]:
         if found_later and self.sock is not bound:
             return found_later.pop(), stranger.getsockname()
-        return recvfrom(self, size, flags)
+        return recvfrom(self, size)
 
     monkeypatch.setattr(Listener, "branch", branch_with_strays)
     monkeypatch.setattr(BorrowedSocket, "recvfrom", recvfrom_with_strays)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import pickle
 import select
+import signal
 import socket
 import ssl
 import threading
@@ -30,7 +32,7 @@ from dtls import (
 )
 from dtls.certificates import CertificateAuthority
 from dtls.driver import Driver
-from dtls.kernel import CAN_WAIT_IN_RECV, wait_until_ready
+from dtls.kernel import wait_until_ready
 from dtls.servers import DTLSServerSocket, create_server
 from dtls.sockets import DTLSSocket, create_connection
 from dtls.wire import DTLS_1_2, ContentType, build_record
@@ -52,7 +54,7 @@ def ends(client: Context, server: Context) -> Iterator[tuple[DTLSSocket, DTLSSoc
         yield near, far
 
 
-waits_in_recv = pytest.mark.skipif(not CAN_WAIT_IN_RECV, reason="nobody waits in recv here")
+waits_in_recv = pytest.mark.skipif(os.name != "posix", reason="nobody waits in recv here")
 
 
 def udp(host: str = "127.0.0.1") -> socket.socket:
@@ -346,8 +348,27 @@ def test_a_stray_datagram_does_not_disturb(ends: tuple[DTLSSocket, DTLSSocket]) 
     assert far.recv() == b"hello"
 
 
-class SocketInBetween:
-    """A driver's socket with something in between. A driver of such a one waits by ``poll``, not in ``recv``."""
+class FullSocket:
+    """A socket whose send buffer is full until ``error`` says otherwise."""
+
+    error: OSError | None = BlockingIOError(errno.EAGAIN, "no room")
+
+    def __init__(self, end: DTLSSocket, monkeypatch: pytest.MonkeyPatch) -> None:
+        driver = end._driver
+        assert driver is not None
+        self._send = driver._send
+        monkeypatch.setattr(driver, "_send", self.send)
+
+    def send(self, datagram: bytes) -> int:
+        if self.error is not None:
+            raise self.error
+        return self._send(datagram)
+
+
+class SlowSocket:
+    """A socket at which something happens before a thread waits in ``recv``."""
+
+    before_waiting: Callable[[], object]
 
     def __init__(self, end: DTLSSocket, monkeypatch: pytest.MonkeyPatch) -> None:
         driver = end._driver
@@ -358,27 +379,10 @@ class SocketInBetween:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
 
-
-class FullSocket(SocketInBetween):
-    """A socket whose send buffer is full until ``error`` says otherwise."""
-
-    error: OSError | None = BlockingIOError(errno.EAGAIN, "no room")
-
-    def send(self, datagram: bytes, flags: int) -> int:
-        if self.error is not None:
-            raise self.error
-        return self._sock.send(datagram, flags)
-
-
-class SlowSocket(SocketInBetween):
-    """A socket at which something happens before a thread waits in ``recv``."""
-
-    before_waiting: Callable[[], object]
-
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        if not flags:
+    def recv(self, size: int) -> bytes:
+        if self._sock.gettimeout():
             self.before_waiting()
-        return self._sock.recv(size, flags)
+        return self._sock.recv(size)
 
 
 @pytest.fixture
@@ -475,8 +479,80 @@ def test_an_unwrapped_socket_waits_as_long_as_its_own_timeout_says(
     answering = Worker(far.recv)
     with near.unwrap() as plain:
         assert answering.result() == b""
-        assert plain.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16) == bytes(16)
         assert plain.gettimeout() == PATIENCE
+
+
+def test_signals_do_not_make_a_timeout_longer(ends: tuple[DTLSSocket, DTLSSocket]) -> None:
+    _, far = ends
+    far.settimeout(0.2)
+    rung: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _: rung.append(number))
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        with pytest.raises(SSLTimeoutError, match=r"0\.2 s"):
+            far.recv()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert rung
+
+
+def test_an_exception_out_of_a_signal_handler_leaves_a_socket_that_can_be_closed(
+    ends: tuple[DTLSSocket, DTLSSocket],
+) -> None:
+    near, far = ends
+    far.settimeout(PATIENCE)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            far.recv()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    near.send(b"hello")
+    assert far.recv() == b"hello"
+    driver = far._driver
+    assert driver is not None
+    far.close()
+    assert driver.sock.fileno() == -1
+
+
+def test_threads_with_timeouts_of_their_own_wait_no_longer_than_that(
+    ends: tuple[DTLSSocket, DTLSSocket],
+) -> None:
+    near, far = ends
+    driver = far._driver
+    assert driver is not None
+    far.settimeout(PATIENCE)
+    patient = Worker(far.recv)
+    wait_for(lambda: driver._waiting)
+    far.settimeout(0.05)
+    with pytest.raises(SSLTimeoutError, match=r"0\.05 s"):
+        far.recv()
+    near.send(b"hello")
+    assert patient.result() == b"hello"
+
+
+@pytest.mark.parametrize("end", ["unwrap", "close"])
+def test_the_end_of_the_association_ends_the_recv_of_every_thread(
+    ends: tuple[DTLSSocket, DTLSSocket], end: str
+) -> None:
+    near, far = ends
+    driver = far._driver
+    assert driver is not None
+    far.settimeout(None)
+    receiving = [Worker(far.recv) for _ in range(3)]
+    wait_for(lambda: driver._waiting == 3)
+    if end == "unwrap":
+        near.unwrap().close()
+    else:
+        near.close()
+    assert [thread.result() for thread in receiving] == [b""] * 3
 
 
 def test_recv_gives_up_after_the_timeout_and_may_be_called_again(ends: tuple[DTLSSocket, DTLSSocket]) -> None:
@@ -720,7 +796,7 @@ def test_unwrap_sees_that_another_thread_has_received_the_peers_close_notify(
 
 
 @waits_in_recv
-def test_unwrap_wakes_another_thread_that_would_take_the_plaintext_away(
+def test_unwrap_waits_for_threads_that_would_take_the_plaintext_away(
     ends: tuple[DTLSSocket, DTLSSocket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dtls.sockets.SHUTDOWN_PATIENCE", 0.01)
@@ -731,6 +807,7 @@ def test_unwrap_wakes_another_thread_that_would_take_the_plaintext_away(
     receiving = [Worker(near.recv), Worker(near.recv)]
     wait_for(lambda: driver._waiting_in_recv == 2)
     with near.unwrap() as plain:
+        assert not driver._waiting_in_recv
         assert [thread.result() for thread in receiving] == [b"", b""]
         plain.settimeout(PATIENCE)
         far._sock.send(b"in the clear")
@@ -787,11 +864,10 @@ def test_close_wakes_a_blocked_recv_in_another_thread(ends: tuple[DTLSSocket, DT
 
 
 def waits_by_poll(end: DTLSSocket) -> None:
-    """As where the kernel cannot be told how long to wait in ``recv``."""
+    """As where there is no way to send without waiting on a socket that has a timeout."""
     driver = end._driver
     assert driver is not None
     driver._waits_in_recv = False
-    driver.sock.setblocking(False)
 
 
 @waits_in_recv

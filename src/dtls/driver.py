@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import math
+import os
 import socket
 import threading
 from collections import Counter, deque
@@ -27,18 +29,7 @@ from .errors import (
 )
 from .events import AlertReceived, DataReceived, Event, HandshakeFailed
 from .gate import begins_client_hello
-from .kernel import (
-    CAN_WAIT_IN_RECV,
-    DONT_WAIT,
-    LARGEST_DATAGRAM,
-    MAX_READS,
-    lead_nowhere,
-    now,
-    same_address,
-    set_recv_timeout,
-    wait_until_ready,
-    wake_receivers,
-)
+from .kernel import LARGEST_DATAGRAM, MAX_READS, lead_nowhere, now, same_address, wait_until_ready
 from .wire import ContentType
 
 if TYPE_CHECKING:
@@ -54,8 +45,13 @@ _LOST_ON_THE_WAY = frozenset(
     {errno.ENOBUFS, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.EPERM}
 )
 
+LOOK_AGAIN = 2.0
+"""Seconds after which a thread that waits looks at what others may have done: another may have read what woke both."""
 _GLANCE = 0.05
-"""Seconds after which a thread looks again at what another one may have done."""
+"""The same for one that waits for what another thread is likely to read."""
+STRANGERS_TIME = 0.1
+"""Seconds after connecting a server's socket, in which others' datagrams that were under way to it may turn up."""
+_NO_MESSAGE = "no message came in time"
 _PLAINTEXT_HANDSHAKE = bytes([ContentType.HANDSHAKE])
 
 # Looked up once: an attribute of an enumeration's class is slow to get on some Pythons.
@@ -63,7 +59,7 @@ _HANDSHAKING, _ESTABLISHED = ConnectionState.HANDSHAKING, ConnectionState.ESTABL
 
 
 class Driver:
-    """Runs ``connection`` on ``sock``, which must be connected to the peer and whose mode is this driver's own.
+    """Runs ``connection`` on ``sock``, which must be connected to the peer and is made non-blocking.
 
     :param peer: the peer's address if datagrams of others may still arrive on ``sock``.
     :param divert: takes datagrams that may not be for this association: a stranger's, and ClientHellos of the peer,
@@ -84,10 +80,7 @@ class Driver:
         keeps_plaintext: bool = False,
         wait: Callable[[bool, float], None] | None = None,
     ) -> None:
-        # Where the kernel can be told by the call whether to wait, and for how long, it waits in the call that reads.
-        self._waits_in_recv = CAN_WAIT_IN_RECV and isinstance(sock, socket.socket)
-        sock.setblocking(self._waits_in_recv)
-        self._recv_timeout: float | None = None
+        sock.setblocking(False)
         self.sock = sock
         self.connection = connection
         self.statistics: Counter[str] = Counter()
@@ -109,7 +102,17 @@ class Driver:
         self._owns_socket = True
         self._waiting = 0
         """How many threads wait for the socket; the last to wake closes it if it is to be closed."""
+        # ``recv`` may wait where there is another way to send that does not, whatever mode the socket is in.
+        self._waits_in_recv = os.name == "posix" and isinstance(sock, socket.socket)
+        self._recv_timeout = 0.0
+        self._send: Callable[[bytes], int] = (
+            functools.partial(os.write, sock.fileno()) if self._waits_in_recv else sock.send
+        )
         self._waiting_in_recv = 0
+        self._left = threading.Condition(self._lock)
+        """Notified when a thread no longer waits in ``recv``."""
+        self._strangers_until = -math.inf if peer is None else now() + STRANGERS_TIME
+        """Until when the sender of each datagram is looked at."""
 
     # --- what callers do -----------------------------------------------------------------------------------------
 
@@ -129,17 +132,72 @@ class Driver:
 
     def receive(self, timeout: float | None) -> bytes | None:
         """The next message; ``None`` when the peer has closed. Raises what ended the association otherwise."""
-        if self._waits_in_recv and timeout != 0 and self._is_idle():
-            began = now() if timeout else 0.0
-            message = self._wait_in_recv(timeout)
+        deadline = None
+        if self._waits_in_recv and timeout != 0:
+            deadline = _deadline(timeout)
+            message = self._wait_in_recv(deadline)
             if message is not None:
                 return message
-            if timeout:  # 0 would mean not to wait at all
-                timeout = max(0.001, timeout - (now() - began))
-        return self._receive_step_by_step(timeout)
+        return self._receive_step_by_step(timeout, deadline)
 
-    def _receive_step_by_step(self, timeout: float | None) -> bytes | None:
-        deadline = None
+    def _wait_in_recv(self, deadline: float) -> bytes | None:
+        """The next message, if it is what arrives next, within two seconds, and there is nothing else to do.
+
+        That is what nearly every call comes to. The socket's own ``recv`` waits for it, in C.
+        """
+        began = now()
+        with self._lock:
+            seconds = min(deadline - began, LOOK_AGAIN)
+            if not self._is_idle() or began < self._strangers_until or seconds <= 0:
+                return None
+            if seconds != self._recv_timeout:
+                self._set_recv_timeout(seconds)
+            self._waiting += 1
+            self._waiting_in_recv += 1
+        datagram, problem = None, None
+        try:
+            datagram = self.sock.recv(LARGEST_DATAGRAM)
+        except (TimeoutError, BlockingIOError):  # the latter if another thread has read at this moment
+            pass
+        except OSError as error:
+            problem = error
+        except BaseException:
+            with self._lock:
+                self._done_waiting_in_recv()
+            raise
+        with self._lock:
+            self._done_waiting_in_recv()
+            if self._closed:
+                return None
+            if problem is not None:
+                self._note_error_of_another(problem)
+            return None if datagram is None else self._message_of(datagram)
+
+    def _done_waiting_in_recv(self) -> None:
+        self._waiting_in_recv -= 1
+        if self._closed:
+            self._left.notify_all()
+        self._done_waiting()
+
+    def _message_of(self, datagram: bytes) -> bytes | None:
+        """The message that a datagram brings, or the first of those that wait since it came; ``None`` if it is none."""
+        if self._divert is not None and (self.shares or datagram[:1] == _PLAINTEXT_HANDSHAKE):
+            if self._is_ours(datagram, self._peer):
+                self._deliver(datagram)
+            return None
+        found = self.connection.unprotect(datagram, now())
+        if type(found) is bytes and not self.messages:
+            return found
+        self._take_in(found)
+        return self.messages.popleft() if self.messages and not self._diverted else None
+
+    def _set_recv_timeout(self, seconds: float) -> None:
+        """How long the socket's ``recv`` waits; 0 for not at all. Who waits in it already is not concerned."""
+        self.sock.settimeout(seconds)
+        self._recv_timeout = seconds
+
+    def _receive_step_by_step(self, timeout: float | None, deadline: float | None) -> bytes | None:
+        """The same for all there may be to do: what came before, timers, what is diverted, the end."""
         while True:
             with self._lock:
                 messages = self.messages
@@ -159,57 +217,13 @@ class Driver:
                         return None
             if deadline is None:
                 deadline = _deadline(timeout)
-            self._wait(deadline, timeout, "no message came in time")
+            self._wait(deadline, timeout, _NO_MESSAGE)
 
     def _is_idle(self) -> bool:
         """Whether there is nothing to do but to wait for the next datagram."""
         return self.connection.state is _ESTABLISHED and not (
             self.messages or self._unsent or self._diverted or self.shares or self._closed or self.error
         )
-
-    def _wait_in_recv(self, timeout: float | None) -> bytes | None:
-        """The next message, if that is what arrives next within ``timeout`` seconds."""
-        with self._lock:
-            if self._closed:
-                return None
-            self._waiting += 1
-            self._waiting_in_recv += 1
-            if timeout != self._recv_timeout:
-                self._set_recv_timeout(timeout)
-        datagram, problem = None, None
-        try:
-            datagram = self.sock.recv(LARGEST_DATAGRAM)
-        except BlockingIOError:  # the time has passed
-            pass
-        except OSError as error:
-            problem = error
-        with self._lock:
-            self._waiting_in_recv -= 1
-            self._done_waiting()
-            if self._closed:
-                if datagram:  # plaintext, after the association was unwrapped under our hands
-                    self.statistics["dropped_after_close"] += 1
-            elif problem is not None:
-                self._note_error_of_another(problem)
-            elif datagram is not None:
-                return self._message_of(datagram)
-            return None
-
-    def _message_of(self, datagram: bytes) -> bytes | None:
-        """The message that a datagram brings, or the first of those that wait since it came; ``None`` if it is none."""
-        if self._divert is not None and (self.shares or datagram[:1] == _PLAINTEXT_HANDSHAKE):
-            if self._is_ours(datagram, self._peer):
-                self._deliver(datagram)
-            return None
-        found = self.connection.unprotect(datagram, now())
-        if type(found) is bytes and not self.messages:
-            return found
-        self._take_in(found)
-        return self.messages.popleft() if self.messages else None
-
-    def _set_recv_timeout(self, timeout: float | None) -> None:
-        set_recv_timeout(self.sock, timeout)
-        self._recv_timeout = timeout
 
     def give_back(self, message: bytes) -> None:
         """Put a message, or the rest of one, at the head of the queue again."""
@@ -231,7 +245,7 @@ class Driver:
                 if not self._unsent:
                     datagram = self.connection.protect(message)
                     try:
-                        self.sock.send(datagram, DONT_WAIT)
+                        self._send(datagram)
                     except OSError:  # no room, or worse, or about an earlier datagram
                         self.send_sealed(datagram, len(message))
                     return
@@ -254,7 +268,11 @@ class Driver:
             return None
         datagram = receive(LARGEST_DATAGRAM)
         with self._lock:
-            return self._message_of(datagram)
+            found = self.connection.unprotect(datagram, now())
+            if type(found) is bytes and not self.messages:
+                return found
+            self._take_in(found)
+            return self.messages.popleft() if self.messages else None
 
     def send_through(self, send: Callable[[bytes], int], message: bytes | bytearray | memoryview) -> bool:
         """Send one message by the socket's own ``send``, which may wait for room and is called without the lock.
@@ -304,7 +322,7 @@ class Driver:
                     raise self.error.with_traceback(None)
                 if self._closed or self.connection.state is not ConnectionState.CLOSING:
                     return self.connection.state is ConnectionState.CLOSED
-                # Who waits in recv may take the peer's away, which is not noticed from here.
+                # Another thread that waits may take the peer's away, which is not noticed from here.
                 until = min(deadline, now() + _GLANCE) if self._waiting else deadline
             if timeout == 0:
                 raise SSLWantReadError
@@ -335,13 +353,12 @@ class Driver:
                 self.sock.close()
 
     def detach(self) -> socket.socket:
-        """Give the kernel's socket away; nothing is said to the peer. Wakes threads that wait in ``recv``."""
+        """Give the kernel's socket away; nothing is said to the peer."""
         with self._lock:
             self._closed = True
             self._owns_socket = False
-            if self._recv_timeout is not None:
-                self._set_recv_timeout(None)
-            wake_receivers(self.sock, self._waiting_in_recv)
+            # They would take away what is said in plaintext. None of them waits for long.
+            self._left.wait_for(lambda: not self._waiting_in_recv, 2 * LOOK_AGAIN)
             return self.sock
 
     @property
@@ -425,11 +442,14 @@ class Driver:
             self._flush_quietly()
 
     def _read(self) -> bytes | None:
+        """The next datagram for us, if one has arrived."""
+        if self._recv_timeout:
+            self._set_recv_timeout(0.0)
         while True:
             try:
                 if self._peer is None:
-                    return self.sock.recv(LARGEST_DATAGRAM, DONT_WAIT)
-                datagram, address = self.sock.recvfrom(LARGEST_DATAGRAM, DONT_WAIT)
+                    return self.sock.recv(LARGEST_DATAGRAM)
+                datagram, address = self.sock.recvfrom(LARGEST_DATAGRAM)
             except (BlockingIOError, InterruptedError):
                 return None
             except OSError as error:
@@ -526,7 +546,7 @@ class Driver:
         """Whether the kernel took it, or it is lost as any datagram may be."""
         for _ in range(2):
             try:
-                self.sock.send(datagram, DONT_WAIT)
+                self._send(datagram)
             except (BlockingIOError, InterruptedError):
                 return False
             except ConnectionRefusedError:
@@ -563,6 +583,7 @@ class Driver:
                 return
             self._waiting += 1
             descriptor = self.sock.fileno()
+        until = min(until, now() + LOOK_AGAIN)
         try:
             if self._wait_elsewhere is None:
                 wait_until_ready(descriptor, writable=writable, until=until)

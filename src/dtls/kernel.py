@@ -7,8 +7,6 @@ import math
 import os
 import select
 import socket
-import struct
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +18,6 @@ MAX_READS = 256
 """How many datagrams are read in a row before a lock is given up."""
 DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 """For a single call not to wait, whatever mode the socket is in; 0 where there is no such thing (Windows)."""
-CAN_WAIT_IN_RECV = bool(DONT_WAIT) and sys.platform == "linux"
-"""Whether the call that reads can wait, for as long as the socket was told (``SO_RCVTIMEO``), while others do not."""
-_TIMEVAL = struct.Struct("ll")
-_LONGEST_RECV_TIMEOUT = 1e9
-"""Seconds, thirty years."""
 
 now = time.monotonic
 
@@ -54,29 +47,6 @@ def same_address(one: Any, other: Any) -> bool:
     return bool(one[:2] == other[:2] and one[3:] == other[3:])
 
 
-def set_recv_timeout(sock: socket.socket, timeout: float | None) -> None:
-    """Have ``recv`` of a blocking socket wait so many seconds at most, greater than 0; ``None`` for no limit."""
-    # Rounded up, since 0 is no limit.
-    microseconds = 0 if timeout is None else math.ceil(min(timeout, _LONGEST_RECV_TIMEOUT) * 1_000_000)
-    value = _TIMEVAL.pack(*divmod(microseconds, 1_000_000))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-
-
-def wake_receivers(sock: socket.socket, count: int) -> None:
-    """Wake so many threads that wait in ``recv`` of a connected socket, which lives on: each gets an empty datagram.
-
-    Nothing else wakes them but what ends the socket for all time. It is its own peer for a moment, and sends to itself.
-    """
-    if not count:
-        return
-    peer = sock.getpeername()
-    with contextlib.suppress(OSError):  # those who are not woken now are by the next datagram that comes
-        sock.connect(sock.getsockname())
-        for _ in range(count):
-            sock.send(b"", DONT_WAIT)
-    sock.connect(peer)
-
-
 def lead_nowhere(sock: socket.socket) -> list[bytes]:
     """Take a connected socket's datagrams and its peer away: it is readable for ever, and nothing arrives any more.
 
@@ -84,9 +54,10 @@ def lead_nowhere(sock: socket.socket) -> list[bytes]:
     else's; and it stays the same open file, or an ``epoll`` that watches it would forget it without a word.
     """
     left: list[bytes] = []
+    sock.setblocking(False)
     with contextlib.suppress(OSError):  # nothing left
         while len(left) < MAX_READS:
-            left.append(sock.recv(LARGEST_DATAGRAM, DONT_WAIT))
+            left.append(sock.recv(LARGEST_DATAGRAM))
     with contextlib.suppress(OSError):  # it may have lost its peer; then nobody waits for datagrams of it
         sock.shutdown(socket.SHUT_RDWR)  # wakes those who wait on it already, and all who will
     try:

@@ -295,15 +295,15 @@ class BorrowedRoute(BorrowedSocket):
 
     sock: RoutedSocket
 
-    def recv(self, size: int, flags: int = DONT_WAIT) -> bytes:  # noqa: ARG002 - it never waits
+    def recv(self, size: int) -> bytes:
         """One datagram. Raises :exc:`BlockingIOError` if there is none."""
         return self.sock.receive(size)
 
-    def recvfrom(self, size: int, flags: int = DONT_WAIT) -> tuple[bytes, Any]:  # noqa: ARG002 - likewise
+    def recvfrom(self, size: int) -> tuple[bytes, Any]:
         """One datagram and where it came from. Raises :exc:`BlockingIOError` if there is none."""
         return self.sock.receive(size), self.sock.getpeername()
 
-    def send(self, datagram: bytes, flags: int = DONT_WAIT) -> int:  # noqa: ARG002 - likewise
+    def send(self, datagram: bytes) -> int:
         """Send to the peer. Raises :exc:`BlockingIOError` if there is no room."""
         self.sock.transmit(datagram)
         return len(datagram)

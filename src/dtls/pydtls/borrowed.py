@@ -75,11 +75,11 @@ class BorrowedSocket:
         """As ``socket.socket.getsockopt``."""
         return self.sock.getsockopt(level, option)
 
-    def recv(self, size: int, flags: int = DONT_WAIT) -> bytes:  # noqa: ARG002 - it never waits
+    def recv(self, size: int) -> bytes:
         """One datagram. Raises :exc:`BlockingIOError` if there is none."""
         return self._receive(self.sock.recv, size, DONT_WAIT)
 
-    def recvfrom(self, size: int, flags: int = DONT_WAIT) -> tuple[bytes, Any]:  # noqa: ARG002 - likewise
+    def recvfrom(self, size: int) -> tuple[bytes, Any]:
         """One datagram and where it came from. Raises :exc:`BlockingIOError` if there is none."""
         return self._receive(self.sock.recvfrom, size, DONT_WAIT)
 
@@ -87,7 +87,7 @@ class BorrowedSocket:
         """One datagram with what the kernel says of it. Raises :exc:`BlockingIOError` if there is none."""
         return self._receive(self.sock.recvmsg, size, control, DONT_WAIT)
 
-    def send(self, datagram: bytes, flags: int = DONT_WAIT) -> int:  # noqa: ARG002 - likewise
+    def send(self, datagram: bytes) -> int:
         """Send to the connected peer. Raises :exc:`BlockingIOError` if there is no room."""
         self._await_room()
         for _ in range(2):
