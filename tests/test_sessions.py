@@ -18,7 +18,7 @@ from dtls.errors import SSLCertVerificationError
 from dtls.session import DTLSSession
 from dtls.wire import ContentType
 
-from .loopback import PATIENCE, EchoServer, pair
+from .loopback import PATIENCE, EchoServer, Worker, pair, relay, wait_for
 from .pair import OTHER, Pair, losing
 
 if TYPE_CHECKING:
@@ -454,6 +454,38 @@ def test_sockets_resume(client: Context, server: Context, kind: str) -> None:
                 assert session is not None
         with pytest.raises(ValueError, match="after handshake"):
             sock.session = session
+
+
+def test_a_client_that_resumed_and_only_sends_repeats_its_last_flight(
+    client: Context, server: Context, kind: str
+) -> None:
+    server.initial_retransmission_timeout = 0.05
+    lost: list[bytes] = []
+
+    def tap(sender: str, _: int, datagram: bytes) -> list[bytes]:
+        if resumes and sender == "client" and datagram[0] == ContentType.CHANGE_CIPHER_SPEC and not lost:
+            lost.append(datagram)
+            return []
+        return [datagram]
+
+    def is_accepted() -> bool:
+        sock.send(b"news")
+        return not accepting.is_alive()
+
+    session = None
+    with dtls.create_server(("127.0.0.1", 0), context=resuming(server, kind)) as listening:
+        listening.settimeout(PATIENCE)
+        for resumes in (False, True):
+            with relay(listening.getsockname(), tap) as address:
+                accepting = Worker(listening.accept)
+                with dtls.create_connection(address, PATIENCE, context=client, session=session) as sock:
+                    assert sock.session_reused is resumes
+                    wait_for(is_accepted)
+                    accepted, _ = accepting.result()
+                    with accepted:
+                        assert accepted.recv() == b"news"
+                        session = sock.session
+    assert lost
 
 
 def test_a_session_may_be_set_before_connecting(client: Context, server: Context, kind: str) -> None:
