@@ -29,7 +29,7 @@ from dtls.endpoint import Endpoint
 from dtls.servers import DTLSServerSocket, create_server
 from dtls.sockets import DTLSSocket, create_connection
 from dtls.udp import Listener, Origin, Waker
-from dtls.wire import ContentType, parse_client_hello_untrusted
+from dtls.wire import ContentType, HandshakeType, parse_client_hello_untrusted
 
 from .hellos import OFFER, hello_body, whole
 from .loopback import HOSTS, PATIENCE, EchoServer, Worker, drain, needs_ipv6, pair, relay, wait_for
@@ -209,6 +209,39 @@ def test_a_server_that_only_sends_repeats_its_last_flight(client: Context, serve
             with connecting.result() as sock:
                 assert sock.recv() == b"news"
     assert finished
+
+
+def test_a_strangers_datagram_that_was_late_for_a_new_socket_is_handed_on_under_its_own_address(
+    client: Context, server: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [hello] = client.connection(0.0, server_hostname="localhost").datagrams_to_send(0.0)
+    handed_on: list[Any] = []
+    take_stray = DTLSServerSocket._take_stray
+
+    def branch(listener: Listener, sock: socket.socket, origin: Origin) -> list[tuple[bytes, Any]]:
+        """The stranger's datagram comes when what came before connecting has been taken off already."""
+        sock.bind(listener.own_address(origin))
+        sock.connect(stranger.getsockname())
+        stranger.sendto(hello, sock.getsockname())
+        sock.connect(origin.address)
+        return []
+
+    def take(listening: DTLSServerSocket, datagram: bytes, origin: Origin) -> None:
+        handed_on.append((datagram, origin.address))
+        take_stray(listening, datagram, origin)
+
+    monkeypatch.setattr(Listener, "branch", branch)
+    monkeypatch.setattr(DTLSServerSocket, "_take_stray", take)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.settimeout(PATIENCE)
+        with create_server(("127.0.0.1", 0), context=server) as listening:
+            near, far = pair(client, server, listener=listening)
+            with near, far:
+                near.send(b"hello")
+                assert far.recv() == b"hello"
+            assert handed_on == [(hello, stranger.getsockname())]
+            assert stranger.recv(2000)[13] == HandshakeType.HELLO_VERIFY_REQUEST
 
 
 def test_five_hundred_clients_are_served_at_the_same_time(client: Context, server: Context) -> None:

@@ -109,8 +109,8 @@ class Driver:
             functools.partial(os.write, sock.fileno()) if self._waits_in_recv else sock.send
         )
         self._waiting_in_recv = 0
-        self._left = threading.Condition(self._lock)
-        """Notified when a thread no longer waits in ``recv``."""
+        self._left: threading.Condition | None = None
+        """Notified when a thread no longer waits in ``recv``, once somebody wants to know."""
         self._strangers_until = -math.inf if peer is None else now() + STRANGERS_TIME
         """Until when the sender of each datagram is looked at."""
 
@@ -147,16 +147,20 @@ class Driver:
         """
         began = now()
         with self._lock:
-            seconds = min(deadline - began, LOOK_AGAIN)
-            if not self._is_idle() or began < self._strangers_until or seconds <= 0:
+            seconds = deadline - began
+            seconds = min(seconds, LOOK_AGAIN)
+            if not self._is_idle() or seconds <= 0:
                 return None
             if seconds != self._recv_timeout:
                 self._set_recv_timeout(seconds)
             self._waiting += 1
             self._waiting_in_recv += 1
-        datagram, problem = None, None
+        datagram, sender, problem = None, self._peer, None
         try:
-            datagram = self.sock.recv(LARGEST_DATAGRAM)
+            if began > self._strangers_until:
+                datagram = self.sock.recv(LARGEST_DATAGRAM)
+            else:
+                datagram, sender = self.sock.recvfrom(LARGEST_DATAGRAM)
         except (TimeoutError, BlockingIOError):  # the latter if another thread has read at this moment
             pass
         except OSError as error:
@@ -171,18 +175,22 @@ class Driver:
                 return None
             if problem is not None:
                 self._note_error_of_another(problem)
-            return None if datagram is None else self._message_of(datagram)
+            return None if datagram is None else self._message_of(datagram, sender)
 
     def _done_waiting_in_recv(self) -> None:
         self._waiting_in_recv -= 1
+        self._waiting -= 1
         if self._closed:
-            self._left.notify_all()
-        self._done_waiting()
+            self._close_if_unused()
+            if self._left is not None:
+                self._left.notify_all()
 
-    def _message_of(self, datagram: bytes) -> bytes | None:
+    def _message_of(self, datagram: bytes, sender: Any) -> bytes | None:
         """The message that a datagram brings, or the first of those that wait since it came; ``None`` if it is none."""
-        if self._divert is not None and (self.shares or datagram[:1] == _PLAINTEXT_HANDSHAKE):
-            if self._is_ours(datagram, self._peer):
+        if self._divert is not None and (
+            self.shares or datagram[:1] == _PLAINTEXT_HANDSHAKE or sender != self._peer
+        ):
+            if self._is_ours(datagram, sender):
                 self._deliver(datagram)
             return None
         found = self.connection.unprotect(datagram, now())
@@ -357,8 +365,10 @@ class Driver:
         with self._lock:
             self._closed = True
             self._owns_socket = False
-            # They would take away what is said in plaintext. None of them waits for long.
-            self._left.wait_for(lambda: not self._waiting_in_recv, 2 * LOOK_AGAIN)
+            if self._waiting_in_recv:
+                # They would take away what is said in plaintext. None of them waits for long.
+                self._left = threading.Condition(self._lock)
+                self._left.wait_for(lambda: not self._waiting_in_recv, 2 * LOOK_AGAIN)
             return self.sock
 
     @property
@@ -591,10 +601,10 @@ class Driver:
                 self._wait_elsewhere(writable, until)
         finally:
             with self._lock:
-                self._done_waiting()
+                self._waiting -= 1
+                self._close_if_unused()
 
-    def _done_waiting(self) -> None:
-        self._waiting -= 1
+    def _close_if_unused(self) -> None:
         if self._closed and self._owns_socket and not self._waiting:
             self.sock.close()
 
