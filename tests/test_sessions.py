@@ -13,6 +13,7 @@ import dtls
 from dtls.certificates import CertificateAuthority
 from dtls.connection import ConnectionState
 from dtls.context import CERT_NONE, CERT_REQUIRED, PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERVER, Context
+from dtls.der import SEQUENCE, encode, inside
 from dtls.engines.openssl.binding import lib
 from dtls.errors import SSLCertVerificationError
 from dtls.session import DTLSSession
@@ -22,12 +23,15 @@ from .loopback import PATIENCE, EchoServer, Worker, pair, relay, wait_for
 from .pair import OTHER, Pair, losing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dtls.certificates import IssuedCertificate
 
 pytestmark = pytest.mark.skipif(
     not hasattr(lib, "i2d_SSL_SESSION"), reason="cryptography before 44 gives no session"
 )
 KEY = bytes(range(16))
+INTEGER, TIME = 0x02, 0xA1
 KINDS = ["ticket", "id"]
 
 
@@ -269,30 +273,74 @@ def test_a_pre_shared_key_s_identity_is_remembered(kind: str) -> None:
     assert both.client.psk_identity() == both.server.psk_identity() == b"sensor 1"
 
 
-@pytest.mark.parametrize("change", ["mode", "anchors", "name", "own", "pin", "depth", "flags", "callback"])
+OTHERWISE: dict[str, Callable[[Context], object]] = {
+    "name": lambda client: None,
+    "mode": lambda client: setattr(client, "check_hostname", False),
+    "anchors": lambda client: client.load_verify_locations(
+        cadata=CertificateAuthority("another").certificate_pem
+    ),
+    "own": lambda client: client.load_cert_chain(
+        CertificateAuthority("own").issue("a client", client=True).private_key_and_chain_pem
+    ),
+    "pin": lambda client: client.set_pinned_fingerprints("00" * 32),
+    "depth": lambda client: setattr(client, "verify_depth", 5),
+    "flags": lambda client: setattr(
+        client, "verify_flags", client.verify_flags | dtls.VerifyFlags.VERIFY_X509_STRICT
+    ),
+    "callback": lambda client: client.dangerously_trust_by_callback(lambda _: True),
+    "ocsp": lambda client: client.set_ocsp_client_callback(lambda _, __: True),
+    "level": lambda client: client.set_ciphers("ECDHE+AESGCM:@SECLEVEL=1"),
+    "short tags": lambda client: client.set_ciphers("ECDHE+AESGCM:ECDHE-ECDSA-AES128-CCM8"),
+}
+
+
+@pytest.mark.parametrize("change", OTHERWISE)
 def test_a_client_does_not_resume_what_was_verified_otherwise(
-    client: Context, server: Context, kind: str, change: str, client_certificate: IssuedCertificate
+    client: Context, server: Context, kind: str, change: str
 ) -> None:
     session = made(client, resuming(server, kind))
-    name = "localhost"
-    if change == "mode":
-        client.check_hostname = False
-    elif change == "anchors":
-        client.load_verify_locations(cadata=CertificateAuthority("another").certificate_pem)
-    elif change == "name":
-        name = "elsewhere"
-    elif change == "own":
-        client.load_cert_chain(client_certificate.private_key_and_chain_pem)
-    elif change == "pin":
-        client.set_pinned_fingerprints("00" * 32)
-    elif change == "depth":
-        client.verify_depth = 5
-    elif change == "flags":
-        client.verify_flags |= dtls.VerifyFlags.VERIFY_X509_STRICT
-    else:
-        client.dangerously_trust_by_callback(lambda _: True)
+    OTHERWISE[change](client)
+    name = "elsewhere" if change == "name" else "localhost"
     with pytest.raises(ValueError, match="other settings"):
         client.connection(0.0, server_hostname=name, session=session)
+
+
+def test_numbers_too_large_for_any_clock_are_no_session(client: Context, server: Context, kind: str) -> None:
+    session = made(client, resuming(server, kind))
+    parts = b"".join(
+        encode(part.tag, encode(INTEGER, b"\x7f" * 140) if part.tag == TIME else part.value)
+        for part in inside(session.state)
+    )
+    altered = DTLSSession.__new__(DTLSSession)
+    altered._state, altered._scope = encode(SEQUENCE, parts), session.scope
+    with pytest.raises(ValueError, match="no session that to_bytes"):
+        DTLSSession.from_bytes(altered.to_bytes())
+    altered._state = session.state
+    assert DTLSSession.from_bytes(altered.to_bytes()) == session
+
+
+def test_a_client_with_another_key_does_not_resume_what_the_old_one_authenticated(kind: str) -> None:
+    server = resuming(Context(PROTOCOL_DTLS_SERVER), kind)
+    server.set_psks({"me": KEY})
+    client = Context(PROTOCOL_DTLS_CLIENT)
+    client.set_psk("me", KEY)
+    session = made(client, server)
+    assert_resumes(finish(client, server, session))
+    client.set_psk("me", KEY[::-1])
+    with pytest.raises(ValueError, match="other settings"):
+        client.connection(0.0, server_hostname="localhost", session=session)
+
+
+def test_a_session_of_a_callback_s_key_is_resumed_under_that_callback_alone(kind: str) -> None:
+    server = resuming(Context(PROTOCOL_DTLS_SERVER), kind)
+    server.set_psks({"me": KEY, "you": KEY})
+    client = Context(PROTOCOL_DTLS_CLIENT)
+    client.set_psk_client_callback(lambda _: ("me", KEY))
+    session = made(client, server)
+    assert_resumes(finish(client, server, session))
+    client.set_psk_client_callback(lambda _: ("you", KEY))
+    with pytest.raises(ValueError, match="other settings"):
+        client.connection(0.0, server_hostname="localhost", session=session)
 
 
 def test_a_session_made_without_verification_stays_one(client: Context, server: Context, kind: str) -> None:

@@ -29,7 +29,7 @@ from .settings.constants import (
 from .settings.datagrams import DEFAULT_MTU, DatagramSettings, usable_mtu
 from .settings.diagnosis import DiagnosisSettings
 from .settings.names import NameSettings
-from .settings.negotiation import DEFAULT_CIPHERS, NegotiationSettings
+from .settings.negotiation import DEFAULT_CIPHERS
 from .settings.sessions import SessionSettings
 from .settings.trust import as_purpose
 
@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 
-class Context(SessionSettings, NegotiationSettings, NameSettings, DatagramSettings, DiagnosisSettings):
+class Context(SessionSettings, NameSettings, DatagramSettings, DiagnosisSettings):
     """The settings of one side's associations.
 
     :param protocol: ``PROTOCOL_DTLS_CLIENT`` (verifies certificate and host name) or ``PROTOCOL_DTLS_SERVER``

@@ -16,6 +16,10 @@ _TIME, _TIMEOUT, _PSK_IDENTITY, _LIFETIME_HINT, _TICKET = 0xA1, 0xA2, 0xA8, 0xA9
 _SESSION_ID_AT = 3
 
 
+_LONGEST_NUMBER = 9
+"""Bytes of a number of 64 bits in ASN.1."""
+
+
 class DTLSSession:
     """A session (RFC 5246, F.1.4; RFC 5077), made by associations and given to later ones of the same kind.
 
@@ -120,4 +124,10 @@ class DTLSSession:
 
     def _number(self, tag: int) -> int:
         value = self._fields.get(tag)
-        return 0 if value is None else int.from_bytes(elements(value)[0].value, "big")
+        if value is None:
+            return 0
+        digits = elements(value)[0].value
+        if len(digits) > _LONGEST_NUMBER:
+            message = "a number in it is too large"
+            raise ValueError(message)
+        return int.from_bytes(digits, "big")

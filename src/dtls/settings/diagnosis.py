@@ -92,7 +92,7 @@ class DiagnosisSettings(Settings):
         """Have ``callback(state, where, return_code)`` called whenever a handshake gets on; ``None`` ends that.
 
         ``state`` is in words; the two numbers are those of OpenSSL's ``SSL_CTX_set_info_callback``. What it raises is
-        printed and ignored.
+        logged by its type and ignored.
         """
         self._info_callback = callback
         self._changed()

@@ -56,8 +56,8 @@ class NegotiationSettings(Settings):
         The default is AEAD with forward secrecy; with a pre-shared key, AEAD suites with PSK come before these in a
         server and in place of these in a client. AES-CCM-8, for CoAP (RFC 7252, 9.1.3), must be named:
         ``"PSK-AES128-CCM8"``, ``"ECDHE-ECDSA-AES128-CCM8"``. Its short tags need OpenSSL's security level 0, which is
-        chosen then unless the string says ``@SECLEVEL`` itself; signatures stay SHA-2's, but a certificate's key may
-        be shorter than other levels allow.
+        chosen then unless the string says ``@SECLEVEL`` itself; handshakes are signed with SHA-2 all the same, and
+        certificates that level 2 would not accept (short keys, SHA-1) are refused.
         """
         self._try("_cipher_string", ciphers)
 

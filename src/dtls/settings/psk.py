@@ -6,6 +6,8 @@ surrogate escapes, as the ``os`` module has it.
 
 from __future__ import annotations
 
+import hmac
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     ClientCallback = Callable[[Any], tuple[str | bytes | None, bytes]]
     ServerCallback = Callable[[Any], bytes | None]
 
+_TOKEN_LENGTH = 16
 MAX_IDENTITY_LENGTH = 65_535
 """Bytes of an identity or a hint as RFC 4279, 2 has them on the wire; engines may allow less."""
 
@@ -34,6 +37,8 @@ class PSKSettings(Settings):
         self._psk_server: Callable[[bytes], bytes | None] | None = None
         self._psk_identity_hint: bytes | None = None
         self._psk_pair: tuple[bytes, bytes] | None = None
+        self._psk_callback_token = b""
+        """Tells one client callback from another."""
 
     def set_psk(self, identity: str | bytes, psk: bytes) -> None:
         """For clients: authenticate both sides by this key, known to the server under ``identity``.
@@ -101,6 +106,7 @@ class PSKSettings(Settings):
             message = "Cannot add PSK client callback to a PROTOCOL_DTLS_SERVER context"
             raise SSLError(SSL_ERROR_SSL, message)
         self._psk_pair = None
+        self._psk_callback_token = os.urandom(_TOKEN_LENGTH)
         self._psk_client = None if callback is None else _client_answer(_callable(callback), binary_form)
         self._changed()
 
@@ -155,6 +161,14 @@ class PSKSettings(Settings):
     def psk_pair(self) -> tuple[bytes, bytes] | None:
         """What :meth:`set_psk` was given."""
         return self._psk_pair
+
+    @property
+    def psk_digest(self) -> bytes | None:
+        """Stands for the key of a client, or for the callback that knows it, which no other context has."""
+        if self._psk_pair is not None:
+            identity, psk = self._psk_pair
+            return hmac.digest(psk, b"dtls session" + identity, "sha256")
+        return self._psk_callback_token if self._psk_client is not None else None
 
     @property
     def uses_psk(self) -> bool:

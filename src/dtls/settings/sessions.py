@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING
 
 from .constants import ALWAYS, Options
 from .identity import IdentitySettings
+from .negotiation import NegotiationSettings
 from .pins import PinSettings
 from .psk import PSKSettings
 
@@ -21,7 +23,10 @@ MAX_SESSION_TIMEOUT = 604_800
 """Seconds: a week. The longer, the more a stolen secret opens (RFC 5246, F.1.4 speaks of 24 hours)."""
 
 
-class SessionSettings(PinSettings, IdentitySettings, PSKSettings):
+_WORDS = re.compile(r"[:, ;]+")
+
+
+class SessionSettings(PinSettings, IdentitySettings, PSKSettings, NegotiationSettings):
     """How associations are resumed by shorter handshakes (RFC 5246, 7.3; RFC 5077)."""
 
     def __init__(self, protocol: Protocol) -> None:
@@ -146,8 +151,11 @@ class SessionSettings(PinSettings, IdentitySettings, PSKSettings):
             sorted(self.trusted_directories),
             None if pins is None else sorted(pins),
             self.trust_callback is not None,
+            self.ocsp_client_callback is not None,
+            # A lower level of security lets weaker certificates in.
+            sorted(word for word in _WORDS.split(self.cipher_string) if "@" in word or "CCM8" in word),
             [identity.chain[0] for identity in self.identities],
             self.uses_psk,
-            None if self.psk_pair is None else self.psk_pair[0],
+            self.psk_digest,
         )
         return hashlib.sha256(repr(described).encode()).digest()

@@ -19,7 +19,12 @@ from dtls.wire import (
     server_name_untrusted,
 )
 
-from .errors import X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH, verification_error
+from .errors import (
+    X509_V_ERR_CERT_REJECTED,
+    X509_V_ERR_HOSTNAME_MISMATCH,
+    X509_V_ERR_IP_ADDRESS_MISMATCH,
+    verification_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +45,6 @@ MAX_PSK = 512
 """Bytes; OpenSSL's PSK_MAX_PSK_LEN."""
 _SHOWN = 64
 _HIGHEST_ALERT = 255
-_X509_V_ERR_CERT_REJECTED = 28
 _NAME_FAULTS = (X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH)
 
 
@@ -160,7 +164,7 @@ class Association:
             )
             self._judged = certificate, trusted is True
         if not self._judged[1]:
-            return _X509_V_ERR_CERT_REJECTED
+            return X509_V_ERR_CERT_REJECTED
         return fault if fault in _NAME_FAULTS else 0
 
     def _is_trusted(self, certificate: bytes) -> bool:
@@ -249,7 +253,7 @@ def _alert(answer: object) -> int | None:
 
 
 def _rejected(why: str) -> SSLError:
-    return verification_error(_X509_V_ERR_CERT_REJECTED, why, None)
+    return verification_error(X509_V_ERR_CERT_REJECTED, why, None)
 
 
 def _unknown(identity: bytes, why: str) -> SSLError:

@@ -12,6 +12,7 @@ OpenSSL's error queue belongs to the thread: every function that may fail clears
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 KNOWN_TO_WORK = "42 to 50"
 """The versions of ``cryptography`` that this package was tested with."""
+
+logger = logging.getLogger("dtls")
 
 _binding = Binding()
 lib: Any = _binding.lib
@@ -289,7 +292,10 @@ def observe(context: Handle, observer: Callable[[str, int, int], object]) -> obj
 
     @ffi.callback("void(SSL *, int, int)")  # type: ignore[untyped-decorator]
     def callback(ssl: Any, where: int, result: int) -> None:
-        observer(c_text(lib.SSL_state_string_long(ssl)), where, result)
+        try:
+            observer(c_text(lib.SSL_state_string_long(ssl)), where, result)
+        except Exception as error:  # noqa: BLE001 - it must not cross C; its words may hold secrets
+            logger.error("the info callback raised %s", type(error).__name__)  # noqa: TRY400
 
     lib.SSL_CTX_set_info_callback(context, callback)
     return callback

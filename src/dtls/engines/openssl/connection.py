@@ -38,8 +38,9 @@ from . import binding, binding_sessions
 from .association import Association
 from .binding import BUFFER_LENGTH, bio_read, bio_write, clear_errors, ssl_read, ssl_write, unpack
 from .binding import buffer as thread_buffer
-from .errors import ssl_error
+from .errors import X509_V_ERR_CERT_REJECTED, ssl_error, verification_error
 from .handshake import Handshake, shortest_protected_content
+from .strength import weakness
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -378,10 +379,9 @@ class OpenSSLConnection(Connection):
             self.state = ConnectionState.FAILED
             self._flight.clear()
             return [HandshakeFailed(handshake.error)]
-        if self._association.trust.decides:
-            error = self._association.last_judgement(self.peer_certificate())
-            if error is not None:
-                return [self._refuse(error, now)]
+        error = self._last_judgement()
+        if error is not None:
+            return [self._refuse(error, now)]
         self.state = _ESTABLISHED
         resumed = binding_sessions.session_reused(self._ssl)
         self._count(resumed=resumed)
@@ -400,6 +400,16 @@ class OpenSSLConnection(Connection):
         for record in handshake.early_data:
             events += self._receive_record(record, now)
         return events
+
+    def _last_judgement(self) -> BaseException | None:
+        """What forbids to go on though OpenSSL would."""
+        if self._association.trust.decides:
+            return self._association.last_judgement(self.peer_certificate())
+        if self._engine_context.lowers_level:
+            found = weakness(self.verified_chain())
+            if found is not None:
+                return verification_error(X509_V_ERR_CERT_REJECTED, f"{found} is too weak", None)
+        return None
 
     def _count(self, *, resumed: bool) -> None:
         """A handshake more that is complete."""

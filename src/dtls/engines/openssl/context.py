@@ -46,6 +46,8 @@ class EngineContext:
         """By what tells their SSLs apart."""
         self._callbacks: list[object] = []
         self._lock = threading.Lock()
+        self.lowers_level = lowers_level(context)
+        """Whether OpenSSL looks at the strength of certificates no more."""
         self._trust = Trust(context.pinned_fingerprints, context.trust_callback)
         self._trust_digest = b"" if server_side else context.trust_digest()
         self._resumes = (

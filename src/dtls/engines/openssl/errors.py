@@ -10,6 +10,7 @@ from dtls.wire import AlertDescription
 if TYPE_CHECKING:
     from .binding import OpenSSLError, QueuedError
 
+X509_V_ERR_CERT_REJECTED = 28
 X509_V_ERR_HOSTNAME_MISMATCH = 62
 X509_V_ERR_IP_ADDRESS_MISMATCH = 64
 _REASON_MASK = 0x7FFFFF  # ERR_GET_REASON
