@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -479,3 +481,22 @@ def test_the_system_trusts_somebody_or_says_where_to_look(no_environment: pytest
         or found.directories
         or not any(Path(path).is_file() for path in credentials.SYSTEM_BUNDLES)
     )
+
+
+def test_openssl_reads_no_certificate_whose_bytes_are_gone() -> None:
+    """Under an allocator that overwrites what is freed, so that it does not depend on luck."""
+    program = (
+        "import dtls; from dtls.certificates import CertificateAuthority;"
+        "issued = CertificateAuthority().intermediate().issue('localhost');"
+        "context = dtls.create_default_context(dtls.Purpose.CLIENT_AUTH);"
+        "context.load_cert_chain(issued.private_key_and_chain_pem); context.check()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        env={**os.environ, "PYTHONMALLOC": "debug"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -166,7 +166,12 @@ def version() -> tuple[int, str]:
 
 
 def _memory_bio_of(data: bytes) -> Handle:
-    return ffi.gc(_require(lib.BIO_new_mem_buf(data, len(data))), lib.BIO_free)
+    """A BIO to read ``data`` from. OpenSSL copies nothing: the bytes live as long as the BIO does."""
+
+    def free(bio: Handle, _read_from: bytes = data) -> None:
+        lib.BIO_free(bio)
+
+    return ffi.gc(_require(lib.BIO_new_mem_buf(data, len(data))), free)
 
 
 def load_certificate(der: bytes) -> Handle:
