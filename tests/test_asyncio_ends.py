@@ -311,6 +311,37 @@ def test_a_handler_that_cancels_itself_ends_its_association(client: Context, ser
     run(main)
 
 
+@pytest.mark.skipif(not hasattr(asyncio, "TaskGroup"), reason="needs Python 3.11")
+@pytest.mark.parametrize("at_fault", [False, True])
+def test_the_end_that_a_task_group_tells_of_is_no_fault_of_the_handler(
+    client: Context, server: Context, at_fault: bool
+) -> None:
+    errors: list[dict[str, Any]] = []
+
+    async def say(connection: DTLSConnection, *, too_late: bool) -> None:
+        assert await connection.recv() == b""
+        if at_fault and not too_late:
+            raise RuntimeError
+        await connection.send(b"too late")
+
+    async def handler(connection: DTLSConnection) -> None:
+        async with asyncio.TaskGroup() as group:  # type: ignore[attr-defined,unused-ignore]
+            group.create_task(say(connection, too_late=True))
+
+    async def faulty(connection: DTLSConnection) -> None:
+        async with asyncio.TaskGroup() as group:  # type: ignore[attr-defined,unused-ignore]
+            group.create_task(say(connection, too_late=False))
+
+    async def main() -> None:
+        async with serve(faulty if at_fault else handler, HERE, 0, context=server) as running:
+            async with client_of(running, client):
+                pass
+            await until(lambda: not running.connections)
+
+    run(main, errors=errors)
+    assert bool(errors) is at_fault
+
+
 @pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="needs Python 3.12")
 def test_tasks_may_be_eager(client: Context, server: Context) -> None:
     """A handler then runs before the association's messages can reach it, and may end at once."""

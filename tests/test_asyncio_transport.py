@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import socket
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,7 @@ from dtls.asyncio import DTLSDatagramTransport, create_dtls_endpoint
 from dtls.endpoint import EndpointLimits
 
 from .aio import HERE, PATIENCE, each_loop, run, until
+from .loopback import needs_ipv6
 
 if TYPE_CHECKING:
     from dtls.context import Context
@@ -370,5 +372,134 @@ def test_the_protocol_can_be_changed(server: Context) -> None:
         assert "Transport" in repr(transport)
         transport.close()
         await until(lambda: other.lost)
+
+    run(main)
+
+
+@pytest.mark.parametrize("second", ["message", "close_notify"])
+def test_a_protocol_may_close_an_association_amid_a_datagram(
+    client: Context, server: Context, second: str
+) -> None:
+    """And the datagrams of others that were read with it are not lost."""
+
+    class Closing(EchoProtocol):
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            if data == b"close":
+                self.transport.close_association(addr)
+            else:
+                super().datagram_received(data, addr)
+
+    async def main() -> None:
+        far: Any
+        far, _ = await create_dtls_endpoint(Closing, (HERE, 0), context=server)
+        near, protocol = await client_of(far, client)
+        other, other_protocol = await client_of(far, client)
+        connection = near._link.connection
+        datagram = connection.protect(b"close")
+        if second == "message":
+            datagram += connection.protect(b"again")
+        else:
+            connection.close(0.0)
+            datagram += b"".join(connection.datagrams_to_send(0.0))
+        batch = [
+            (datagram, near.get_extra_info("sockname")),
+            (other._link.connection.protect(b"still there"), other.get_extra_info("sockname")),
+        ]
+        far._link.datagrams_received(batch)
+        assert (await other_protocol.received.get())[0] == b"still there"
+        near.abort()
+        other.close()
+        far.close()
+        await until(lambda: protocol.lost and other_protocol.lost)
+
+    run(main)
+
+
+def same_address_to(hosts: list[str], port: int, client: Context) -> list[dtls.DTLSSocket]:
+    """Clients that have one address and port, each connected to another address of the server."""
+    made: list[dtls.DTLSSocket] = []
+    own = (HERE, 0)
+    for host in hosts:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(own)
+        own = sock.getsockname()
+        sock.connect((host, port))
+        sock.settimeout(PATIENCE)
+        secured = client.wrap_socket(sock, server_hostname="localhost")
+        assert isinstance(secured, dtls.DTLSSocket)
+        made.append(secured)
+    return made
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there it is told which address was asked")
+def test_clients_of_one_address_that_ask_several_of_ours_get_their_own_answers(
+    client: Context, server: Context
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        far: Any
+        far, protocol = await create_dtls_endpoint(EchoProtocol, ("0.0.0.0", 0), context=server)  # noqa: S104
+        port = far.get_extra_info("sockname")[1]
+        ends = await loop.run_in_executor(None, same_address_to, [HERE, "127.0.0.9"], port, client)
+        for turn in range(3):
+            for number, end in enumerate(ends):
+                end.send(b"%d of %d" % (turn, number))
+                assert await loop.run_in_executor(None, end.recv) == b"%d of %d" % (turn, number)
+        plain = ends[0].getsockname()
+        far.sendto(b"to whom?", plain)
+        assert far.statistics["sendto_unknown_address"] == 1
+        assert far.negotiated(plain) is None
+        ends.pop().close()
+        await until(lambda: len(far._link.endpoint) == 1)
+        far.sendto(b"to the one who is left", plain)
+        assert await loop.run_in_executor(None, ends[0].recv) == b"to the one who is left"
+        ends[0].close()
+        far.close()
+        await until(lambda: protocol.lost)
+
+    run(main)
+
+
+@pytest.mark.parametrize("way", ["close", "abort"])
+@pytest.mark.parametrize("role", ["client", "server"])
+def test_a_protocol_may_close_as_soon_as_it_is_connected(
+    client: Context, server: Context, role: str, way: str
+) -> None:
+    class Shy(EchoProtocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            getattr(transport, way)()
+
+    async def main() -> None:
+        if role == "server":
+            transport, protocol = await create_dtls_endpoint(Shy, (HERE, 0), context=server)
+        else:
+            far, far_protocol = await echo_server(server)
+            address = far.get_extra_info("sockname")
+            transport, protocol = await create_dtls_endpoint(Shy, remote_addr=address, context=client)
+            await until(lambda: not len(far._link.endpoint))
+            far.close()
+            await until(lambda: far_protocol.lost)
+        assert transport.is_closing()
+        await until(lambda: protocol.lost)
+        assert protocol.lost == [None]
+
+    run(main)
+
+
+@needs_ipv6
+def test_a_server_at_all_ipv6_addresses_has_ipv4_peers_too_as_asyncio_s_have(
+    client: Context, server: Context
+) -> None:
+    async def main() -> None:
+        far, far_protocol = await create_dtls_endpoint(EchoProtocol, ("::", 0), context=server)
+        port = far.get_extra_info("sockname")[1]
+        near, protocol = await create_dtls_endpoint(ClientProtocol, remote_addr=(HERE, port), context=client)
+        near.sendto(b"hello")
+        assert (await protocol.received.get())[0] == b"hello"
+        near.close()
+        far.close()
+        await until(lambda: protocol.lost and far_protocol.lost)
 
     run(main)

@@ -14,6 +14,7 @@ import dtls
 from dtls.endpoint import EndpointLimits
 from dtls.sockets import create_connection
 from dtls.socketserver import DTLSServer, ThreadingDTLSServer
+from dtls.udp import Listener
 
 from .loopback import HOSTS, PATIENCE, Worker, wait_for
 
@@ -323,3 +324,33 @@ def test_the_socket_of_a_request_tells_where_it_is(client: Context, server: Cont
         assert ask(sock, b"hello") == b"with flags"
         assert seen[:2] == [address, listening.fileno()]
         assert "DTLSServer" in seen[2]
+
+
+def test_who_waits_for_room_when_the_server_closes_is_told(
+    client: Context, server: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DTLSServer((HERE, 0), Upper, context=server) as serving_one:
+        stop = threading.Event()
+
+        def serve() -> None:
+            while not stop.is_set():
+                serving_one.timeout = 0.01
+                serving_one.handle_request()
+
+        worker = Worker(serve)
+        with client_of(serving_one.server_address, client) as sock:
+            assert ask(sock, b"hello") == b"HELLO"
+            stop.set()
+            worker.result()
+            full = threading.Event()
+
+            def transmit(*_: Any) -> None:
+                full.set()
+                raise BlockingIOError
+
+            monkeypatch.setattr(Listener, "transmit", transmit)
+            sending = Worker(serving_one.send_message, b"too late", sock.getsockname())
+            assert full.wait(PATIENCE)
+            serving_one.server_close()
+            with pytest.raises(dtls.SSLZeroReturnError):
+                sending.result()

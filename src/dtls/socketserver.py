@@ -27,7 +27,7 @@ from .endpoint import Endpoint
 from .errors import SSLTimeoutError, SSLZeroReturnError
 from .events import DataReceived, HandshakeCompleted, HandshakeFailed
 from .kernel import now, wait_until_ready
-from .udp import Listener, Origin, Peers
+from .udp import Listener, Origin, PeerAddress, Peers
 
 if TYPE_CHECKING:
     import socket
@@ -43,6 +43,8 @@ MAX_READS = 64
 """How many datagrams that are no messages are read in a row before the loop looks at its other business."""
 SEND_PATIENCE = 5.0
 """Seconds that ``sendto`` waits for room in the socket's send buffer."""
+_GLANCE = 0.1
+"""Seconds after which it is looked at whether the server was closed meanwhile."""
 
 logger = logging.getLogger("dtls")
 
@@ -207,13 +209,13 @@ class DTLSServer(socketserver.UDPServer):
                 try:
                     self._listener.transmit(datagram, cast("Origin", association.address))
                 except BlockingIOError:
-                    pass
+                    descriptor = self.fileno()
                 else:
                     return
             if now() >= deadline:
                 message = "the socket's send buffer did not empty in time"
                 raise SSLTimeoutError(message)
-            wait_until_ready(self.fileno(), writable=True, until=deadline)
+            wait_until_ready(descriptor, writable=True, until=min(deadline, now() + _GLANCE))
 
     def association(self, address: Any) -> Association | None:
         """The association with a peer: its ``connection`` tells certificate, cipher and so on."""
@@ -241,15 +243,16 @@ class DTLSServer(socketserver.UDPServer):
 
     def _note(self, events: list[EndpointEvent]) -> None:
         for association, event in events:
-            address = cast("Origin", association.address).address
+            origin = cast("Origin", association.address)
+            address = PeerAddress.of(origin)
             if isinstance(event, DataReceived):
                 self._requests.append((event.data, address))
             elif isinstance(event, HandshakeCompleted):
-                self._peers.add(address, association)
+                self._peers.add(origin, association)
             elif isinstance(event, HandshakeFailed):
                 logger.info("handshake with %s failed: %s", address, event.error)
             else:
-                self._peers.discard(address, association)
+                self._peers.discard(origin, association)
 
     def _flush(self) -> None:
         for origin, datagram in self._endpoint.datagrams_to_send(now()):

@@ -175,27 +175,61 @@ def _packet_info(family: int, local: tuple[bytes, int]) -> tuple[int, int, bytes
     return socket.IPPROTO_IP, _IP_PKTINFO, _IPV4_PACKET_INFO.pack(0, packed, b"\0\0\0\0")
 
 
+class PeerAddress(tuple[Any, ...]):  # noqa: SLOT001 - a tuple has no room for what this one knows
+    """A peer's address as sockets have it, which also knows which of ours the peer writes to.
+
+    One address may write to several of ours, as behind a NAT: each is an association of its own.
+    """
+
+    origin: Origin
+
+    @classmethod
+    def of(cls, origin: Origin) -> PeerAddress:
+        """The address of an origin."""
+        address = cls(origin.address)
+        address.origin = origin
+        return address
+
+
 class Peers(Generic[Found]):
-    """The latest association at each address, where datagrams to a peer are given its plain address only."""
+    """Associations by their addresses, where whoever sends to a peer names its address only."""
 
     def __init__(self) -> None:
-        self._by_address: dict[Any, Found] = {}
+        self._by_place: dict[Any, Found] = {}
+        self._by_address: dict[Any, dict[Any, Found]] = {}
 
-    def add(self, address: Any, found: Found) -> None:
-        """Know a new one at ``address``."""
-        self._by_address[address] = found
+    def add(self, place: Any, found: Found) -> None:
+        """Know a new one at ``place``: an :class:`Origin`, or an address."""
+        self._by_place[place] = found
+        self._by_address.setdefault(_plain(place), {})[place] = found
 
-    def discard(self, address: Any, found: Found) -> None:
+    def discard(self, place: Any, found: Found) -> None:
         """Forget one that has ended; there may be a later one."""
-        if self._by_address.get(address) is found:
-            del self._by_address[address]
+        if self._by_place.get(place) is found:
+            del self._by_place[place]
+            address = _plain(place)
+            del self._by_address[address][place]
+            if not self._by_address[address]:
+                del self._by_address[address]
 
     def get(self, address: Any) -> Found | None:
-        """The one at ``address``; an IPv6 address may be given without flow label and scope."""
-        found = self._by_address.get(address)
-        if found is None and isinstance(address, tuple) and len(address) == 2:  # noqa: PLR2004 - host and port
-            found = self._by_address.get((*address, 0, 0))
+        """The one at ``address``; an IPv6 address may be given without flow label and scope.
+
+        ``None`` for a plain address with several: a message must not go to another than it is meant for.
+        """
+        if isinstance(address, PeerAddress):
+            return self._by_place.get(address.origin)
+        there = self._by_address.get(address)
+        if there is None and isinstance(address, tuple) and len(address) == 2:  # noqa: PLR2004 - host and port
+            there = self._by_address.get((*address, 0, 0))
+        if there is None or len(there) > 1:
+            return None
+        (found,) = there.values()
         return found
+
+
+def _plain(place: Any) -> Any:
+    return place.address if isinstance(place, Origin) else place
 
 
 class Waker:

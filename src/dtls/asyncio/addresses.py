@@ -55,14 +55,17 @@ async def resolve(
     return [Address(family, proto, sockaddr) for family, _, proto, _, sockaddr in found]
 
 
-def bound_socket(address: Address, *, reuse_port: bool = False) -> socket.socket:
-    """A UDP socket that is bound to ``address``. Raises :exc:`OSError`."""
+def bound_socket(address: Address, *, reuse_port: bool = False, only_ipv6: bool = True) -> socket.socket:
+    """A UDP socket that is bound to ``address``. Raises :exc:`OSError`.
+
+    ``only_ipv6`` keeps IPv4 for a socket of its own, as asyncio's stream servers do; its datagram endpoints do not.
+    """
     sock = socket.socket(address.family, socket.SOCK_DGRAM, address.proto)
     try:
         sock.setblocking(False)
         if reuse_port:
             _share_port(sock)
-        if address.family == socket.AF_INET6:  # as asyncio does; IPv4 has a socket of its own
+        if address.family == socket.AF_INET6 and only_ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
             sock.bind(address.sockaddr)

@@ -255,6 +255,9 @@ class DTLSConnection(Negotiated):
 
     def _ended_by(self, error: BaseException) -> bool:
         """Whether ``error`` is what ended the association, or only says that it has ended."""
+        inner = getattr(error, "exceptions", ()) if type(error).__name__.endswith("ExceptionGroup") else ()
+        if inner:  # of a handler with a TaskGroup
+            return all(map(self._ended_by, inner))
         over = self._connection.state is not ConnectionState.ESTABLISHED
         return error is self._error or (over and isinstance(error, SSLZeroReturnError))
 

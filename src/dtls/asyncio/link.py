@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dtls.endpoint import APPLICATION_DATA
 from dtls.events import AlertReceived, DataReceived, HandshakeCompleted, HandshakeFailed
-from dtls.udp import Origin
+from dtls.udp import Origin, PeerAddress
 
 from .channel import Alarm, Channel
 
@@ -100,16 +100,19 @@ class ServerLink:
 
     def _note(self, events: list[EndpointEvent]) -> None:
         for association, event in events:
+            sink = (
+                association.application
+            )  # there is none any more if it was closed because of an event before
             if isinstance(event, HandshakeCompleted):
                 association.application = self._make_sink(self, association)
             elif isinstance(event, HandshakeFailed):
                 logger.info("handshake with %s failed: %s", peername(association.address), event.error)
-            elif isinstance(event, DataReceived):
-                association.application._deliver(event.data)
-            else:
+            elif sink is not None and isinstance(event, DataReceived):
+                sink._deliver(event.data)
+            elif sink is not None:
                 error = event.error if isinstance(event, AlertReceived) else None
                 logger.debug("association with %s ended: %s", peername(association.address), error)
-                sink, association.application = association.application, None
+                association.application = None
                 sink._end(error)
 
     # --- the end -------------------------------------------------------------------------------------------------
@@ -143,8 +146,8 @@ class ServerLink:
 
 
 def peername(place: Any) -> Any:
-    """The plain address of a place."""
-    return place.address if isinstance(place, Origin) else place
+    """The address of a place: plain, or one that also knows which of ours the peer writes to."""
+    return PeerAddress.of(place) if isinstance(place, Origin) else place
 
 
 def sockname(channel: Channel, place: Any) -> Any:

@@ -144,7 +144,10 @@ class ClientTransport(DTLSDatagramTransport):
     def abort(self) -> None:
         """Close now."""
         self._closing = True
-        self._link.abort()
+        if self._link.sink is None:  # within connection_made, which must end first
+            self._loop.call_soon(self._link.abort)
+        else:
+            self._link.abort()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """As asyncio's transports: ``ssl_object``, ``sslcontext``, ``peercert``, ``cipher`` and ``compression`` too."""
@@ -205,7 +208,9 @@ class ServerTransport(DTLSDatagramTransport):
     def sendto(self, data: bytes | bytearray | memoryview, addr: Any = None) -> None:
         """Send one message to a peer that has an association.
 
-        To another address it is dropped and counted as ``sendto_unknown_address``: plain UDP would not raise either.
+        ``addr`` is best what ``datagram_received`` was given: on a socket bound to all addresses it tells apart peers
+        of one address that write to several of ours. To another address, or a plain one with several, it is dropped
+        and counted as ``sendto_unknown_address``: plain UDP would not raise either.
         """
         peer = self._peers.get(addr)
         if peer is None:
@@ -232,7 +237,7 @@ class ServerTransport(DTLSDatagramTransport):
         """Say close_notify to one peer and forget it; one that is not known is no error."""
         peer = self._peers.get(addr)
         if peer is not None:
-            self._peers.discard(peer.address, peer)
+            self._peers.discard(peer.association.address, peer)
             peer.close()
 
     def negotiated(self, addr: Any) -> NegotiatedView | None:
@@ -252,13 +257,12 @@ class ServerTransport(DTLSDatagramTransport):
         return self._link.statistics
 
     def _make_peer(self, _: ServerLink, association: Association) -> _Peer:
-        address = peername(association.address)
-        peer = _Peer(self, association, address)
-        self._peers.add(address, peer)
+        peer = _Peer(self, association, peername(association.address))
+        self._peers.add(association.address, peer)
         return peer
 
     def _forget(self, peer: _Peer, error: SSLError | None) -> None:
-        self._peers.discard(peer.address, peer)
+        self._peers.discard(peer.association.address, peer)
         if error is not None:
             logger.info("association with %s ended: %s", peer.address, error)
 
@@ -311,7 +315,7 @@ async def create_dtls_endpoint(
                 message = "a server needs local_addr or sock"
                 raise ValueError(message)
             found = await resolve(*local_addr, family=family, proto=proto, flags=flags | socket.AI_PASSIVE)
-            sock = bound_socket(found[0], reuse_port=reuse_port)
+            sock = bound_socket(found[0], reuse_port=reuse_port, only_ipv6=False)
         elif local_addr is not None:
             message = "local_addr and sock can not be specified at the same time"
             raise ValueError(message)
@@ -360,7 +364,8 @@ async def _listen(
         raise
     try:
         protocol.connection_made(transport)
-        await transport._open()
+        if not transport.is_closing():
+            await transport._open()
     except BaseException:
         transport.abort()
         raise
