@@ -111,9 +111,10 @@ def test_other_buffers_are_sent_whole(pair: Pair) -> None:
     assert pair.received("server") == [array.array("I", [1, 2, 3]).tobytes()]
 
 
-def test_text_is_refused(pair: Pair) -> None:
-    with pytest.raises(TypeError):
-        pair.client.send("text", pair.now)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("message", "words"), [("text", "not 'str': encode it"), (5, "not 'int'")])
+def test_what_is_no_message_is_refused_in_our_own_words(pair: Pair, message: object, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        pair.client.send(message, pair.now)  # type: ignore[arg-type]
     pair.assert_talks()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 
@@ -84,6 +85,27 @@ def test_nothing_is_wider_than_the_screen(output: str) -> None:
 
 def plain_screen() -> Screen:
     return Screen(io.StringIO(), colour=False, ascii_only=True, width=80)
+
+
+def test_nothing_is_wider_than_the_narrowest_screen() -> None:
+    printed = io.StringIO()
+    demo.show(Screen(printed, colour=False, ascii_only=False, width=80))
+    assert max(map(len, printed.getvalue().splitlines())) <= 80
+
+
+def test_whoever_reads_the_beginning_only_sees_no_traceback() -> None:
+    reading, writing = os.pipe()
+    with (
+        os.fdopen(reading, "rb") as reader,
+        subprocess.Popen(
+            [sys.executable, "-m", "dtls.cli.demo"], stdout=writing, stderr=subprocess.PIPE
+        ) as running,
+    ):
+        os.close(writing)
+        assert reader.read(10)
+        reader.close()
+        _, errors = running.communicate(timeout=60)
+    assert (running.returncode, errors) == (141, b"")
 
 
 def test_it_fails_if_an_echo_is_not_what_was_sent() -> None:

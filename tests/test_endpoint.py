@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dtls.connection import ConnectionState
+from dtls.context import PROTOCOL_DTLS_SERVER, Context
 from dtls.endpoint import Endpoint, EndpointLimits
 from dtls.errors import AssociationReplaced, HandshakeTimeout, MessageTooLarge, SSLError, SSLZeroReturnError
 from dtls.events import DataReceived, PeerClosed
@@ -611,3 +612,13 @@ def test_an_endpoint_wants_a_servers_context(client: Context) -> None:
 def test_an_unknown_cookie_policy_is_refused(server: Context) -> None:
     with pytest.raises(ValueError, match="cookie_policy"):
         Endpoint(server, cookie_policy="sometimes")  # type: ignore[arg-type]
+
+
+def test_a_server_that_can_serve_nobody_says_so(server: Context, caplog: pytest.LogCaptureFixture) -> None:
+    Endpoint(server)
+    with_keys = Context(PROTOCOL_DTLS_SERVER)
+    with_keys.set_psks({"me": bytes(16)})
+    Endpoint(with_keys)
+    assert not caplog.records
+    Endpoint(Context(PROTOCOL_DTLS_SERVER))
+    assert "load_cert_chain" in caplog.text

@@ -145,6 +145,13 @@ def test_a_server_that_says_why_before_it_goes_is_told_by_what_it_said(client: C
     assert "ACCESS_DENIED" in caught.value.reason
 
 
+def test_a_timeout_too_short_for_a_second_refusal_tells_of_the_first(client: Context) -> None:
+    with udp() as dead:
+        nowhere = dead.getsockname()
+    with pytest.raises(SSLTimeoutError, match="nothing listens"):
+        create_connection(nowhere, 0.3, context=client)
+
+
 def test_create_connection_verifies_by_default(server: Context) -> None:
     with EchoServer(server) as echo, pytest.raises(SSLCertVerificationError):
         create_connection(echo.address, 10)

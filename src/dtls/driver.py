@@ -52,6 +52,9 @@ _GLANCE = 0.05
 STRANGERS_TIME = 0.1
 """Seconds after connecting a server's socket, in which others' datagrams that were under way to it may turn up."""
 _NO_MESSAGE = "no message came in time"
+_NO_LISTENER = (
+    "the handshake timed out, and ICMP says that nothing listens at the peer's port (anybody can forge that)"
+)
 _PLAINTEXT_HANDSHAKE = bytes([ContentType.HANDSHAKE])
 
 # Looked up once: an attribute of an enumeration's class is slow to get on some Pythons.
@@ -128,7 +131,8 @@ class Driver:
                     if self._closed:
                         raise SSLZeroReturnError
                     return
-            self._wait(deadline, timeout, "the handshake timed out")
+            refused = self.statistics["refused_by_icmp"]  # once, which is not enough to believe it
+            self._wait(deadline, timeout, _NO_LISTENER if refused else "the handshake timed out")
 
     def receive(self, timeout: float | None) -> bytes | None:
         """The next message; ``None`` when the peer has closed. Raises what ended the association otherwise."""

@@ -23,6 +23,7 @@ datagram is, the one message of an established association::
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .context import Context
     from .gate import Verdict
+
+logger = logging.getLogger("dtls")
 
 CookiePolicy = Literal["always", "never"]
 APPLICATION_DATA = bytes([ContentType.APPLICATION_DATA])
@@ -142,6 +145,11 @@ class Endpoint:
             message = f"cookie_policy must be 'always' or 'never', not {cookie_policy!r}"
             raise ValueError(message)
         context.check()
+        if not (context.identities or context.uses_psk or context.sni_callback):
+            logger.warning(
+                "the server's context has neither a certificate (load_cert_chain()) nor pre-shared keys (set_psks()): "
+                "it finds no cipher suite with any client"
+            )
         self.context = context
         self.limits = limits or EndpointLimits()
         own = self.limits.idle_timeout

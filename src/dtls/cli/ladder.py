@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MARGIN = 12
 _FLIGHTS = {
     1: "what the client can do",
-    2: "show that you are there: a cookie, and nothing remembered",
+    2: "prove your address: a cookie, and nothing remembered",
     3: "the same again, with the cookie",
     4: "the choice, a certificate, half of the key, signed",
     5: "the other half of the key; encrypted from here on",
@@ -81,7 +81,7 @@ def _read_record_untrusted(sender: Side, record: Record) -> list[SeenRecord]:
                 remark = f"bytes {fragment.offset} to {end} of {fragment.length}"
             elif fragment.message_type == HandshakeType.CLIENT_HELLO:
                 cookie = parse_client_hello_untrusted(fragment.body).cookie
-                flight, remark = (3, f"with the cookie, {len(cookie)} bytes") if cookie else (1, "")
+                flight, remark = (3, f"cookie: {len(cookie)} bytes") if cookie else (1, "")
             elif fragment.message_type == HandshakeType.HELLO_VERIFY_REQUEST:
                 flight = 2
             found.append(seen(name, remark, flight, (sender, fragment.message_sequence, fragment.offset)))
@@ -165,7 +165,10 @@ class Ladder:
     def _record(self, record: SeenRecord) -> None:
         numbers = f"{record.size:>5} bytes   epoch {record.epoch}, record {record.sequence}"
         left: list[Piece] = [f"  {record.name}", (f"  {record.remark}" if record.remark else "", "dim")]
-        gap = " " * (self._inner - length(*left) - len(numbers) - 1)
+        room = self._inner - length(*left) - 1
+        if len(numbers) > room:
+            numbers = f"{record.size} bytes"
+        gap = " " * (room - len(numbers))
         self._between(*left, gap, (numbers, "dim"))
 
     def _between(self, *pieces: Piece) -> None:

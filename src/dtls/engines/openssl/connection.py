@@ -228,7 +228,7 @@ class OpenSSLConnection(Connection):
     def protect(self, message: bytes | bytearray | memoryview) -> bytes:
         if self.state is not _ESTABLISHED:
             raise self._cannot_send()
-        data = message if isinstance(message, bytes) else binding.from_buffer(message)
+        data = message if isinstance(message, bytes) else _buffer_of(message)
         length = len(data)
         if not 0 < length <= self._max_message_size:
             raise self._wrong_length(length)
@@ -560,3 +560,13 @@ class OpenSSLConnection(Connection):
             f"a message of {length} bytes does not fit one {vessel}: the limit is {limit} bytes{why}",
             limit=limit,
         )
+
+
+def _buffer_of(message: object) -> binding.Handle:
+    try:
+        return binding.from_buffer(message)
+    except TypeError:
+        text = f"a message is bytes or a bytes-like object, not {type(message).__name__!r}"
+        if isinstance(message, str):
+            text += ": encode it"
+        raise TypeError(text) from None
