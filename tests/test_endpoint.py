@@ -29,7 +29,6 @@ from .hellos import OFFER, cookie_in, hello_body, in_pieces, piece, whole
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from dtls.context import Context
 
 SOMEBODY_ELSE = ("203.0.113.9", 1)
 

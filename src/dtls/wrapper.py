@@ -456,12 +456,17 @@ class DtlsSocket:
 
 def _set_known(name: str, setter: Callable[[Any], int], wanted: str | tuple[int, ...]) -> None:
     """Set those of a list that OpenSSL knows, and warn of the others; of none, OpenSSL chooses by itself."""
-    if setter(wanted):
-        return
+    try:
+        if setter(wanted):
+            return
+    except NotImplementedError:  # several of them cannot be set here; one that is left could
+        logger.debug("%s: %s cannot be set together with this version of cryptography", name, wanted)
     by_name = isinstance(wanted, str)
     items = dict.fromkeys(wanted.split(":") if isinstance(wanted, str) else wanted)
     known = [item for item in items if setter(item if by_name else (item,))]
-    logger.warning("%s: OpenSSL does not know %s", name, ", ".join(str(i) for i in items if i not in known))
+    unknown = [str(item) for item in items if item not in known]
+    if unknown:
+        logger.warning("%s: OpenSSL does not know %s", name, ", ".join(unknown))
     if known:
         setter(":".join(map(str, known)) if by_name else tuple(known))
 

@@ -81,7 +81,11 @@ def certificate_dict(der: bytes) -> dict[str, Any]:
     """
     try:
         return _describe(der)
-    except (x509.InvalidVersion, TypeError) as error:  # cryptography's, for certificates that are none
+    except (
+        x509.InvalidVersion,
+        TypeError,
+        KeyError,
+    ) as error:  # cryptography's, for certificates that are none
         message = f"not a certificate: {error}"
         raise ValueError(message) from error
 
