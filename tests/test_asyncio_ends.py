@@ -17,7 +17,9 @@ import pytest
 import dtls
 import dtls.asyncio
 from dtls.asyncio import DTLSConnection, Server, connect, serve
+from dtls.asyncio.channel import Channel
 from dtls.endpoint import EndpointLimits
+from dtls.wire import HandshakeType
 
 from .aio import HERE, PATIENCE, Handler, client_of, each_loop, echo, echoing, run, until
 from .hellos import hello_body, whole
@@ -261,6 +263,53 @@ def test_a_thousand_handshakes_at_once_all_complete(client: Context, server: Con
         assert underway > 1
 
     run(main, loop_name, debug=False, patience=patience)
+
+
+def test_a_thousand_handshakes_may_be_under_way_at_once(
+    client: Context, server: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All clients' last flights are held back until the server is in a handshake with each of them."""
+    count, patience = 1000, 100.0
+    client.handshake_timeout = server.handshake_timeout = patience
+    held: dict[Channel, bytes] = {}
+    released = False
+    offer = Channel.offer
+
+    def hold(channel: Channel, datagram: bytes, place: Any) -> None:
+        is_last_flight = datagram[:1] == b"\x16" and datagram[13] == HandshakeType.CLIENT_KEY_EXCHANGE
+        if is_last_flight and not released:
+            held.setdefault(channel, datagram)
+        else:
+            offer(channel, datagram, place)
+
+    async def main() -> None:
+        nonlocal released
+        monkeypatch.setattr(Channel, "offer", hold)
+        async with echoing(server) as running:
+            (endpoint,) = (link.endpoint for link in running._links)
+            clients = [
+                asyncio.ensure_future(opened(client_of(running, client, timeout=patience)))
+                for _ in range(count)
+            ]
+            await until(lambda: endpoint.handshakes == count and len(held) == count)
+            assert len(endpoint) == 0
+            released = True
+            for number, (channel, datagram) in enumerate(held.items()):
+                offer(channel, datagram, None)
+                if number % 50 == 0:  # more than a socket's buffer holds would have to be repeated
+                    await until(lambda done=number: len(endpoint) >= done)  # type: ignore[misc]
+            connections = await asyncio.gather(*clients)
+            assert running.statistics["handshakes_completed"] == count
+            assert endpoint.handshakes == 0
+            for connection in connections:
+                await connection.close()
+
+    run(main, debug=False, patience=patience)
+
+
+async def opened(connecting: Any) -> DTLSConnection:
+    connection: DTLSConnection = await connecting
+    return connection
 
 
 @each_loop
