@@ -151,8 +151,7 @@ class Driver:
         """
         began = now()
         with self._lock:
-            seconds = deadline - began
-            seconds = min(seconds, LOOK_AGAIN)
+            seconds = min(deadline - began, LOOK_AGAIN)
             if not self._is_idle() or seconds <= 0:
                 return None
             if seconds != self._recv_timeout:
@@ -183,11 +182,9 @@ class Driver:
 
     def _done_waiting_in_recv(self) -> None:
         self._waiting_in_recv -= 1
-        self._waiting -= 1
-        if self._closed:
-            self._close_if_unused()
-            if self._left is not None:
-                self._left.notify_all()
+        self._done_waiting()
+        if self._left is not None:
+            self._left.notify_all()
 
     def _message_of(self, datagram: bytes, sender: Any) -> bytes | None:
         """The message that a datagram brings, or the first of those that wait since it came; ``None`` if it is none."""
@@ -197,6 +194,10 @@ class Driver:
             if self._is_ours(datagram, sender):
                 self._deliver(datagram)
             return None
+        return self._message_of_ours(datagram)
+
+    def _message_of_ours(self, datagram: bytes) -> bytes | None:
+        """The same of one that is for us for certain."""
         found = self.connection.unprotect(datagram, now())
         if type(found) is bytes and not self.messages:
             return found
@@ -280,11 +281,7 @@ class Driver:
             return None
         datagram = receive(LARGEST_DATAGRAM)
         with self._lock:
-            found = self.connection.unprotect(datagram, now())
-            if type(found) is bytes and not self.messages:
-                return found
-            self._take_in(found)
-            return self.messages.popleft() if self.messages else None
+            return self._message_of_ours(datagram)
 
     def send_through(self, send: Callable[[bytes], int], message: bytes | bytearray | memoryview) -> bool:
         """Send one message by the socket's own ``send``, which may wait for room and is called without the lock.
@@ -361,8 +358,7 @@ class Driver:
                 self.statistics["close_notify_lost"] += 1
             with contextlib.suppress(OSError):  # it may have lost its peer
                 self.sock.shutdown(socket.SHUT_RDWR)  # wakes threads that wait on it
-            if not self._waiting:
-                self.sock.close()
+            self._close_if_unused()
 
     def detach(self) -> socket.socket:
         """Give the kernel's socket away; nothing is said to the peer."""
@@ -605,8 +601,11 @@ class Driver:
                 self._wait_elsewhere(writable, until)
         finally:
             with self._lock:
-                self._waiting -= 1
-                self._close_if_unused()
+                self._done_waiting()
+
+    def _done_waiting(self) -> None:
+        self._waiting -= 1
+        self._close_if_unused()
 
     def _close_if_unused(self) -> None:
         if self._closed and self._owns_socket and not self._waiting:

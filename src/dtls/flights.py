@@ -14,6 +14,7 @@ from .wire import (
     MAX_PLAINTEXT_LENGTH,
     MESSAGE_RECORD_OVERHEAD,
     RECORD_HEADER_LENGTH,
+    Record,
     build_handshake,
     build_record,
     split_leading_records_untrusted,
@@ -41,6 +42,13 @@ class ProtectedRecord(NamedTuple):
 
 
 FlightItem = PlainRecord | ProtectedRecord
+
+
+def as_item(record: Record) -> FlightItem:
+    """What a record is in a flight, if it is no fragment of a message."""
+    if record.epoch:
+        return ProtectedRecord(build_record(*record))
+    return PlainRecord(record.content_type, record.version, record.fragment)
 
 
 class Packer:
@@ -131,12 +139,7 @@ class SentFlight:
         """What the flight consists of."""
         if self._as_written:
             records, _ = split_leading_records_untrusted(self._as_written)
-            self._items = [
-                ProtectedRecord(build_record(*record))
-                if record.epoch
-                else PlainRecord(record.content_type, record.version, record.fragment)
-                for record in records
-            ]
+            self._items = [as_item(record) for record in records]
             self._as_written = b""
         return self._items
 
@@ -183,7 +186,7 @@ class SentFlight:
         """Whether a repeat would not come too soon after the last."""
         return self.is_held and now - self.sent_at >= self.SPACING
 
-    def refresh(self, record: ProtectedRecord) -> None:
+    def refresh(self, record: FlightItem) -> None:
         """Repeat this record from now on in place of the protected one, whose number the peer may have seen."""
         self._items = [record if isinstance(item, ProtectedRecord) else item for item in self.items]
 

@@ -55,7 +55,24 @@ class Watcher(Protocol):
         """Whether the socket's send buffer is full from now on."""
 
 
-class ClientLink:
+class Watched:
+    """A link that passes on what its channel says of the socket."""
+
+    watcher: Watcher | None = None
+    """Whoever wants to hear of the socket's errors and of its room."""
+
+    def error_received(self, error: OSError) -> None:
+        """Pass on what the kernel says; it ends nothing, since anybody can forge what provokes it."""
+        if self.watcher is not None:
+            self.watcher.error_received(error)
+
+    def room_changed(self, full: bool) -> None:
+        """Whether the socket's send buffer is full."""
+        if self.watcher is not None:
+            self.watcher.room_changed(full)
+
+
+class ClientLink(Watched):
     """Runs a client's connection on its connected UDP socket, which is taken over.
 
     :param make_sink: called when the handshake is complete.
@@ -77,8 +94,6 @@ class ClientLink:
         self._alarm = Alarm(loop, time.monotonic, self._handle_timeout)
         self._make_sink = make_sink
         self.sink: Sink | None = None
-        self.watcher: Watcher | None = None
-        """Whoever wants to hear of the socket's errors and of its room."""
         self._shaken: asyncio.Future[None] = loop.create_future()
         self._refusals = 0
 
@@ -111,21 +126,13 @@ class ClientLink:
 
     def error_received(self, error: OSError) -> None:
         """ICMP says that nothing listens at the peer's port. Anybody can say so; it counts in a handshake only."""
-        if not isinstance(error, ConnectionRefusedError):
-            pass
-        elif self.connection.state is _HANDSHAKING:
-            self._refusals += 1
-            if self._refusals > REFUSALS_TOLERATED:
-                text = f"nothing listens at {self.channel.peername!r} (ICMP port unreachable)"
-                self._fail(PeerUnreachable(text))
+        if not (isinstance(error, ConnectionRefusedError) and self.connection.state is _HANDSHAKING):
+            super().error_received(error)
             return
-        if self.watcher is not None:
-            self.watcher.error_received(error)
-
-    def room_changed(self, full: bool) -> None:
-        """Whether the socket's send buffer is full."""
-        if self.watcher is not None:
-            self.watcher.room_changed(full)
+        self._refusals += 1
+        if self._refusals > REFUSALS_TOLERATED:
+            text = f"nothing listens at {self.channel.peername!r} (ICMP port unreachable)"
+            self._fail(PeerUnreachable(text))
 
     # --- inside --------------------------------------------------------------------------------------------------
 

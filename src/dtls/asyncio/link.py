@@ -11,6 +11,7 @@ from dtls.events import AlertReceived, DataReceived, HandshakeCompleted, Handsha
 from dtls.udp import Origin, PeerAddress
 
 from .channel import Alarm, Channel
+from .client import Watched
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 
     from dtls.endpoint import Association, Endpoint, EndpointEvent
 
-    from .client import Sink, Watcher
+    from .client import Sink
 
 logger = logging.getLogger("dtls")
 
 
-class ServerLink:
+class ServerLink(Watched):
     """Runs ``endpoint`` on ``sock``, which is taken over.
 
     :param make_sink: called for each association whose handshake is complete.
@@ -43,8 +44,6 @@ class ServerLink:
         self._established = endpoint.established
         self._make_sink = make_sink
         self._alarm = Alarm(loop, time.monotonic, self._handle_timeout)
-        self.watcher: Watcher | None = None
-        """Whoever wants to hear of the socket's errors and of its room."""
         self.on_event: Callable[[], object] | None = None
         """Called when anything but a message has come."""
 
@@ -72,16 +71,6 @@ class ServerLink:
                 self._note(events)
         if not plain:
             self.go_on()
-
-    def error_received(self, error: OSError) -> None:
-        """Pass on what the kernel says; it ends nothing, since anybody can forge what provokes it."""
-        if self.watcher is not None:
-            self.watcher.error_received(error)
-
-    def room_changed(self, full: bool) -> None:
-        """Whether the socket's send buffer is full."""
-        if self.watcher is not None:
-            self.watcher.room_changed(full)
 
     # --- inside --------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from typing import TYPE_CHECKING
 
 from dtls.context import (
@@ -21,6 +20,7 @@ from dtls.context import (
 )
 from dtls.err import ERR_NO_CIPHER, SSL_ERROR_NONE, PackageError, file_error, translate
 from dtls.errors import SSLError
+from dtls.settings.negotiation import cipher_words
 
 if TYPE_CHECKING:
     PathOrPEM = str | os.PathLike[str] | bytes
@@ -31,7 +31,6 @@ PROTOCOL_DTLS = 259
 
 HANDSHAKE_TIMEOUT = 483.0
 """Seconds. After twelve unanswered repeats, so long in all, OpenSSL used to give a handshake up."""
-_SEPARATORS = re.compile(r"[:, ;]+")
 _UNAUTHENTICATED_OR_UNENCRYPTED = ("NULL", "ADH", "AECDH")
 
 
@@ -119,7 +118,7 @@ def cipher_string(ciphers: str | None, *, with_dtls_1_0: bool) -> str:
     ciphers = ciphers or "DEFAULT"
     if "@SECLEVEL" in ciphers:
         return ciphers
-    chosen = [word for word in _SEPARATORS.split(ciphers) if not word.startswith(("!", "-"))]
+    chosen = [word for word in cipher_words(ciphers) if not word.startswith(("!", "-"))]
     if any(weakness in word for word in chosen for weakness in _UNAUTHENTICATED_OR_UNENCRYPTED):
         return f"{ciphers}:@SECLEVEL=0"
     if with_dtls_1_0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from .base import Settings
@@ -15,6 +16,14 @@ DEFAULT_CIPHERS = (
 )
 """AEAD with forward secrecy only."""
 MAX_ALPN_LENGTH = 255
+
+
+_SEPARATORS = re.compile(r"[:, ;]+")
+
+
+def cipher_words(ciphers: str) -> list[str]:
+    """The words of a list of suites in OpenSSL's notation."""
+    return _SEPARATORS.split(ciphers)
 
 
 class NegotiationSettings(Settings):

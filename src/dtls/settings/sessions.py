@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from typing import TYPE_CHECKING
 
 from .constants import ALWAYS, Options
 from .identity import IdentitySettings
-from .negotiation import NegotiationSettings
+from .negotiation import NegotiationSettings, cipher_words
 from .pins import PinSettings
 from .psk import PSKSettings
 
@@ -21,9 +20,6 @@ DEFAULT_SESSION_TIMEOUT = 7_200
 """Seconds; OpenSSL's for DTLS."""
 MAX_SESSION_TIMEOUT = 604_800
 """Seconds: a week. The longer, the more a stolen secret opens (RFC 5246, F.1.4 speaks of 24 hours)."""
-
-
-_WORDS = re.compile(r"[:, ;]+")
 
 
 class SessionSettings(PinSettings, IdentitySettings, PSKSettings, NegotiationSettings):
@@ -153,7 +149,7 @@ class SessionSettings(PinSettings, IdentitySettings, PSKSettings, NegotiationSet
             self.trust_callback is not None,
             self.ocsp_client_callback is not None,
             # A lower level of security lets weaker certificates in.
-            sorted(word for word in _WORDS.split(self.cipher_string) if "@" in word or "CCM8" in word),
+            sorted(word for word in cipher_words(self.cipher_string) if "@" in word or "CCM8" in word),
             [identity.chain[0] for identity in self.identities],
             self.uses_psk,
             self.psk_digest,

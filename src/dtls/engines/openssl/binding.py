@@ -1,7 +1,7 @@
 """OpenSSL as the ``cryptography`` package binds it: the only file that names one of its symbols, but for its sisters.
 
-Callbacks stand in ``binding_callbacks.py``, sessions and what is exported in ``binding_sessions.py``, what is known of
-cipher suites in ``binding_suites.py``.
+Certificates stand in ``binding_certificates.py``, callbacks in ``binding_callbacks.py``, sessions and what is exported in
+``binding_sessions.py``, what is known of cipher suites in ``binding_suites.py``.
 
 These bindings are what pyOpenSSL stands on, and no public interface. So everything needed is looked up once, at
 import, and what is missing is an :exc:`ImportError` that names it. Handles are opaque; whoever makes one with
@@ -92,12 +92,10 @@ SSL_ERROR_ZERO_RETURN: int = lib.SSL_ERROR_ZERO_RETURN
 
 _X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS = 0x4
 _X509_CHECK_FLAG_NEVER_CHECK_SUBJECT = 0x20
-_X509_V_OK = 0
 BUFFER_LENGTH = 2**16
 # Not bound, and the same in every version. With encrypt-then-MAC (RFC 7366), OpenSSL's DTLS ends an association at one
 # forged record under a CBC suite instead of dropping it; without, it drops it.
 _SSL_OP_NO_ENCRYPT_THEN_MAC = 1 << 19
-_SSL_MODE_NO_AUTO_CHAIN = 0x8
 
 
 class Buffer(threading.local):
@@ -150,7 +148,7 @@ class OpenSSLError(Exception):
         return self.errors[0] if self.errors else None
 
 
-def _require(result: Any) -> Any:
+def require(result: Any) -> Any:
     """``result``, unless it is 0, -1 or NULL."""
     if result <= 0 if isinstance(result, int) else result == ffi.NULL:
         raise OpenSSLError(take_errors())
@@ -160,74 +158,6 @@ def _require(result: Any) -> Any:
 def version() -> tuple[int, str]:
     """OpenSSL's version as a number (``OPENSSL_VERSION_NUMBER``) and as text."""
     return int(lib.OpenSSL_version_num()), c_text(lib.OpenSSL_version(0))
-
-
-# --- certificates and keys ---------------------------------------------------------------------------------------
-
-
-def _memory_bio_of(data: bytes) -> Handle:
-    """A BIO to read ``data`` from. OpenSSL copies nothing: the bytes live as long as the BIO does."""
-
-    def free(bio: Handle, _read_from: bytes = data) -> None:
-        lib.BIO_free(bio)
-
-    return ffi.gc(_require(lib.BIO_new_mem_buf(data, len(data))), free)
-
-
-def load_certificate(der: bytes) -> Handle:
-    """An X509 of the DER encoding. Raises :class:`OpenSSLError`."""
-    clear_errors()
-    return ffi.gc(_require(lib.d2i_X509_bio(_memory_bio_of(der), ffi.NULL)), lib.X509_free)
-
-
-def load_private_key(der: bytes) -> Handle:
-    """An EVP_PKEY of the DER encoding (PKCS 8). Raises :class:`OpenSSLError`."""
-    clear_errors()
-    return ffi.gc(_require(lib.d2i_PrivateKey_bio(_memory_bio_of(der), ffi.NULL)), lib.EVP_PKEY_free)
-
-
-def build_chain(certificate: bytes, untrusted: list[bytes], store: Handle) -> tuple[list[bytes], bool]:
-    """The path from a certificate to an anchor in an X509_STORE, by way of ``untrusted``, and whether it is valid.
-
-    Without an anchor it is as much of a path as was found. All certificates are DER.
-    """
-    clear_errors()
-    leaf = load_certificate(certificate)
-    owned = [load_certificate(der) for der in untrusted]
-    stack = ffi.gc(_require(lib.sk_X509_new_null()), lib.sk_X509_free)
-    for link in owned:
-        _require(lib.sk_X509_push(stack, link))
-    path = ffi.gc(_require(lib.X509_STORE_CTX_new()), lib.X509_STORE_CTX_free)
-    _require(lib.X509_STORE_CTX_init(path, store, leaf, stack))
-    valid = lib.X509_verify_cert(path) == 1
-    found = lib.X509_STORE_CTX_get1_chain(path)
-    chain = _chain_ders(found)
-    for index in range(len(chain)):
-        lib.X509_free(lib.sk_X509_value(found, index))
-    lib.sk_X509_free(found)
-    clear_errors()
-    return chain, valid
-
-
-def store_of(certificates: list[bytes]) -> Handle:
-    """An X509_STORE that trusts these certificates (DER)."""
-    clear_errors()
-    store = ffi.gc(_require(lib.X509_STORE_new()), lib.X509_STORE_free)
-    for der in certificates:
-        _require(lib.X509_STORE_add_cert(store, load_certificate(der)))
-    return store
-
-
-def store_of_context(context: Handle) -> Handle:
-    """The X509_STORE of a context's anchors; it lives as long as the context."""
-    return lib.SSL_CTX_get_cert_store(context)
-
-
-def certificate_der(certificate: Handle) -> bytes:
-    """The DER of an X509."""
-    bio = ffi.gc(_require(lib.BIO_new(lib.BIO_s_mem())), lib.BIO_free)
-    _require(lib.i2d_X509_bio(bio, certificate))
-    return read_all(bio)
 
 
 # --- contexts ----------------------------------------------------------------------------------------------------
@@ -240,7 +170,7 @@ def new_context(*, server_side: bool, tickets: bool = False, own_order: bool = T
     """
     clear_errors()
     method = lib.DTLS_server_method() if server_side else lib.DTLS_client_method()
-    context = ffi.gc(_require(lib.SSL_CTX_new(method)), lib.SSL_CTX_free)
+    context = ffi.gc(require(lib.SSL_CTX_new(method)), lib.SSL_CTX_free)
     lib.SSL_CTX_set_options(
         context,
         lib.SSL_OP_NO_COMPRESSION
@@ -259,14 +189,14 @@ def new_context(*, server_side: bool, tickets: bool = False, own_order: bool = T
 def set_protocol_versions(context: Handle, minimum: int, maximum: int) -> None:
     """Bounds of what is offered, as numbers of the wire (0xFEFF, 0xFEFD). Raises :class:`OpenSSLError`."""
     clear_errors()
-    _require(lib.SSL_CTX_set_min_proto_version(context, minimum))
-    _require(lib.SSL_CTX_set_max_proto_version(context, maximum))
+    require(lib.SSL_CTX_set_min_proto_version(context, minimum))
+    require(lib.SSL_CTX_set_max_proto_version(context, maximum))
 
 
 def set_cipher_list(context: Handle, ciphers: bytes) -> None:
     """The cipher suites in OpenSSL's notation. Raises :class:`OpenSSLError` if none is left."""
     clear_errors()
-    _require(lib.SSL_CTX_set_cipher_list(context, ciphers))
+    require(lib.SSL_CTX_set_cipher_list(context, ciphers))
 
 
 def set_groups(context: Handle, groups: bytes) -> None:
@@ -276,20 +206,20 @@ def set_groups(context: Handle, groups: bytes) -> None:
     """
     clear_errors()
     if hasattr(lib, "SSL_CTX_set1_curves_list"):
-        _require(lib.SSL_CTX_set1_curves_list(context, groups))
+        require(lib.SSL_CTX_set1_curves_list(context, groups))
         return
     if b":" in groups:
         message = "a choice of several groups needs a newer version of cryptography (50 is known to work)"
         raise NotImplementedError(message)
     number = curve_number(groups.decode())
-    key = ffi.gc(_require(lib.EC_KEY_new_by_curve_name(number)), lib.EC_KEY_free)
-    _require(lib.SSL_CTX_set_tmp_ecdh(context, key))
+    key = ffi.gc(require(lib.EC_KEY_new_by_curve_name(number)), lib.EC_KEY_free)
+    require(lib.SSL_CTX_set_tmp_ecdh(context, key))
 
 
 def set_signature_algorithms(context: Handle, algorithms: bytes) -> None:
     """The signature algorithms, separated by colons. Raises :class:`OpenSSLError` if one is not known."""
     clear_errors()
-    _require(lib.SSL_CTX_set1_sigalgs_list(context, algorithms))
+    require(lib.SSL_CTX_set1_sigalgs_list(context, algorithms))
 
 
 def observe(context: Handle, observer: Callable[[str, int, int], object]) -> object:
@@ -337,53 +267,6 @@ NIST_CURVES = {
     **{f"B-{bits}": f"sect{bits}r1" for bits in (233, 283, 409, 571)},
 }
 """NIST's names of elliptic curves (FIPS 186-4, D) and OpenSSL's."""
-
-
-def use_certificate(context: Handle, certificate: Handle, key: Handle, chain: list[Handle]) -> None:
-    """The certificate, its key and what is sent along with it. Raises :class:`OpenSSLError` if they do not match."""
-    clear_errors()
-    _require(lib.SSL_CTX_use_certificate(context, certificate))
-    _require(lib.SSL_CTX_use_PrivateKey(context, key))
-    _require(lib.SSL_CTX_check_private_key(context))
-    for link in chain:
-        # add_extra_chain_cert takes the reference over, so it gets one of its own.
-        own = lib.d2i_X509_bio(_memory_bio_of(certificate_der(link)), ffi.NULL)
-        _require(own)
-        _require(lib.SSL_CTX_add_extra_chain_cert(context, own))
-
-
-def use_certificate_beside_others(context: Handle, pem_path: bytes, key: Handle) -> None:
-    """As :func:`use_certificate`, from a file with all certificates: each kind of key has a chain of its own so.
-
-    The functions that would do it without a file are not bound.
-    """
-    clear_errors()
-    _require(lib.SSL_CTX_use_certificate_chain_file(context, pem_path))
-    _require(lib.SSL_CTX_use_PrivateKey(context, key))
-    _require(lib.SSL_CTX_check_private_key(context))
-
-
-def send_chain_as_it_is(context: Handle) -> None:
-    """Do not complete a chain of one certificate from the trust anchors."""
-    lib.SSL_CTX_set_mode(context, _SSL_MODE_NO_AUTO_CHAIN)
-
-
-def trust_certificate(context: Handle, certificate: Handle) -> None:
-    """Add a trust anchor. Raises :class:`OpenSSLError`."""
-    clear_errors()
-    _require(lib.X509_STORE_add_cert(lib.SSL_CTX_get_cert_store(context), certificate))
-
-
-def name_authority(context: Handle, certificate: Handle) -> None:
-    """Tell clients that certificates of this authority are welcome. Raises :class:`OpenSSLError`."""
-    clear_errors()
-    _require(lib.SSL_CTX_add_client_CA(context, certificate))
-
-
-def trust_directory(context: Handle, path: bytes) -> None:
-    """Look for trust anchors in a directory of files named by hash. Raises :class:`OpenSSLError`."""
-    clear_errors()
-    _require(lib.X509_STORE_load_locations(lib.SSL_CTX_get_cert_store(context), ffi.NULL, path))
 
 
 def set_verification(
@@ -454,7 +337,7 @@ def accept_any_cookie(context: Handle) -> None:
 
 def new_memory_bio() -> Handle:
     """An endless queue of bytes that says "try again" when it is empty. It will belong to an SSL."""
-    bio = _require(lib.BIO_new(lib.BIO_s_mem()))
+    bio = require(lib.BIO_new(lib.BIO_s_mem()))
     lib.BIO_set_mem_eof_return(bio, -1)
     return bio
 
@@ -477,7 +360,7 @@ def new_ssl(
             last(ssl)
             lib.SSL_free(ssl)
 
-    ssl = ffi.gc(_require(lib.SSL_new(context)), free)
+    ssl = ffi.gc(require(lib.SSL_new(context)), free)
     lib.SSL_set_bio(ssl, incoming, outgoing)
     if server_side:
         lib.SSL_set_accept_state(ssl)
@@ -500,7 +383,7 @@ def data_mtu(ssl: Handle) -> int:
 def set_server_name(ssl: Handle, name: bytes) -> None:
     """The host name to send in server_name (RFC 6066, 3)."""
     clear_errors()
-    _require(lib.SSL_set_tlsext_host_name(ssl, name))
+    require(lib.SSL_set_tlsext_host_name(ssl, name))
 
 
 def expect_host(ssl: Handle, name: bytes) -> None:
@@ -510,13 +393,13 @@ def expect_host(ssl: Handle, name: bytes) -> None:
     lib.X509_VERIFY_PARAM_set_hostflags(
         parameters, _X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | _X509_CHECK_FLAG_NEVER_CHECK_SUBJECT
     )
-    _require(lib.X509_VERIFY_PARAM_set1_host(parameters, name, len(name)))
+    require(lib.X509_VERIFY_PARAM_set1_host(parameters, name, len(name)))
 
 
 def expect_ip(ssl: Handle, packed: bytes) -> None:
     """The peer's certificate must be for this address, 4 or 16 bytes."""
     clear_errors()
-    _require(lib.X509_VERIFY_PARAM_set1_ip(lib.SSL_get0_param(ssl), packed, len(packed)))
+    require(lib.X509_VERIFY_PARAM_set1_ip(lib.SSL_get0_param(ssl), packed, len(packed)))
 
 
 def server_name(ssl: Handle) -> bytes | None:
@@ -528,7 +411,7 @@ def server_name(ssl: Handle) -> bytes | None:
 def listen(ssl: Handle) -> bool:
     """Take the ClientHello with a cookie that waits in the incoming BIO; the handshake goes on at message_seq 1."""
     clear_errors()
-    address = ffi.gc(_require(lib.BIO_ADDR_new()), lib.BIO_ADDR_free)
+    address = ffi.gc(require(lib.BIO_ADDR_new()), lib.BIO_ADDR_free)
     return bool(lib.DTLSv1_listen(ssl, address) == 1)
 
 
@@ -609,32 +492,6 @@ def selected_alpn(ssl: Handle) -> bytes | None:
     name, length = ffi.new("unsigned char **"), ffi.new("unsigned int *")
     lib.SSL_get0_alpn_selected(ssl, name, length)
     return bytes(ffi.buffer(name[0], length[0])) if name[0] != ffi.NULL else None
-
-
-def peer_certificate(ssl: Handle) -> bytes | None:
-    """The DER of the peer's certificate."""
-    certificate = lib.SSL_get_peer_certificate(ssl)
-    if certificate == ffi.NULL:
-        return None
-    return certificate_der(ffi.gc(certificate, lib.X509_free))
-
-
-def _chain_ders(stack: Any) -> list[bytes]:
-    if stack == ffi.NULL:
-        return []
-    return [certificate_der(lib.sk_X509_value(stack, i)) for i in range(lib.sk_X509_num(stack))]
-
-
-def peer_chain(ssl: Handle) -> list[bytes]:
-    """The DERs that the peer sent. On a server OpenSSL leaves the peer's own certificate out."""
-    return _chain_ders(lib.SSL_get_peer_cert_chain(ssl))
-
-
-def verified_chain(ssl: Handle) -> list[bytes]:
-    """The DERs of the path that was verified, the peer's own first; empty if OpenSSL found fault with it."""
-    if lib.SSL_get_verify_result(ssl) != _X509_V_OK:
-        return []
-    return _chain_ders(lib.SSL_get0_verified_chain(ssl))
 
 
 def verify_result(ssl: Handle) -> tuple[int, str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .binding import OpenSSLError, certificate_der, clear_errors, ffi, lib, need, take_errors
+from .binding import OpenSSLError, clear_errors, ffi, lib, need, take_errors
+from .binding_certificates import certificate_der
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
+
+from dtls.settings.negotiation import cipher_words
 
 if TYPE_CHECKING:
     from dtls.context import Context
@@ -17,7 +18,6 @@ STRONG_SIGNATURES = ":".join(
     + ["ed25519", "ed448"]
 )
 """What security level 0 would not insist on."""
-_SEPARATORS = re.compile(r"[:, ;]+")
 
 
 def cipher_list(context: Context) -> str:
@@ -42,9 +42,7 @@ def lowers_level(context: Context) -> bool:
 
 def named_ccm8(ciphers: str) -> list[str]:
     """The words of a list that ask for tags of 8 bytes."""
-    return [
-        word for word in _SEPARATORS.split(ciphers) if "CCM8" in word and not word.startswith(("!", "-", "+"))
-    ]
+    return [word for word in cipher_words(ciphers) if "CCM8" in word and not word.startswith(("!", "-", "+"))]
 
 
 def missing_suites(ciphers: str, names: list[str]) -> list[str]:

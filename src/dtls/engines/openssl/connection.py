@@ -15,7 +15,7 @@ from dtls.connection import CHANNEL_BINDING_TYPES, Connection, ConnectionState, 
 from dtls.cookie import CookieFactory
 from dtls.errors import SSL_ERROR_SSL, MessageTooLarge, SSLError, SSLZeroReturnError
 from dtls.events import AlertReceived, DataReceived, Event, HandshakeCompleted, HandshakeFailed, PeerClosed
-from dtls.flights import Packer, ProtectedRecord, RetransmissionTimer, SentFlight
+from dtls.flights import Packer, ProtectedRecord, RetransmissionTimer, SentFlight, as_item
 from dtls.gate import Gate
 from dtls.session import DTLSSession
 from dtls.settings.names import check_server_context
@@ -34,7 +34,7 @@ from dtls.wire import (
     split_leading_records_untrusted,
 )
 
-from . import binding, binding_sessions
+from . import binding, binding_certificates, binding_sessions
 from .association import Association
 from .binding import BUFFER_LENGTH, bio_read, bio_write, clear_errors, ssl_read, ssl_write, unpack
 from .binding import buffer as thread_buffer
@@ -346,15 +346,15 @@ class OpenSSLConnection(Connection):
         return self._was_established and binding_sessions.session_reused(self._ssl)
 
     def peer_certificate(self) -> bytes | None:
-        return binding.peer_certificate(self._ssl)
+        return binding_certificates.peer_certificate(self._ssl)
 
     def unverified_chain(self) -> list[bytes]:
-        chain = binding.peer_chain(self._ssl)
+        chain = binding_certificates.peer_chain(self._ssl)
         own = self.peer_certificate() if self.server_side else None
         return chain if own is None else [own, *chain]
 
     def verified_chain(self) -> list[bytes]:
-        return [] if self._association.trust.decides else binding.verified_chain(self._ssl)
+        return [] if self._association.trust.decides else binding_certificates.verified_chain(self._ssl)
 
     # --- the handshake -------------------------------------------------------------------------------------------
 
@@ -524,7 +524,7 @@ class OpenSSLConnection(Connection):
         asked_again = False
         for record in records:
             if record.content_type == ContentType.HANDSHAKE and record.epoch:
-                self._flight.refresh(ProtectedRecord(build_record(*record)))
+                self._flight.refresh(as_item(record))
                 asked_again = True
             elif record.epoch:
                 self._outbox.append(build_record(*record))

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from dtls.errors import SSL_ERROR_SSL, SSLError
 from dtls.settings.constants import Options
 
-from . import binding, binding_callbacks, binding_sessions, binding_suites
+from . import binding, binding_callbacks, binding_certificates, binding_sessions, binding_suites
 from .association import Association, Trust, check_psk
 from .ciphers import STRONG_SIGNATURES, cipher_list, described, lowers_level, missing_suites
 from .errors import configuration_error
@@ -156,12 +156,12 @@ class EngineContext:
             judge=judge,
         )
         for der in context.trusted_certificates:
-            binding.trust_certificate(handle, binding.load_certificate(der))
+            binding_certificates.trust_certificate(handle, binding_certificates.load_certificate(der))
         for path in context.trusted_directories:
-            binding.trust_directory(handle, os.fsencode(path))
+            binding_certificates.trust_directory(handle, os.fsencode(path))
         if self.server_side and context.verify_mode.wants_certificate:
             for der in context.named_authorities:
-                binding.name_authority(handle, binding.load_certificate(der))
+                binding_certificates.name_authority(handle, binding_certificates.load_certificate(der))
 
     def _choose(self, choose: Callable[[binding.Handle, bytes], None], names: str, complaint: str) -> None:
         try:
@@ -174,18 +174,18 @@ class EngineContext:
             # It says "no shared cipher" otherwise: it knows these keys in a TLS server and in clients, but not here.
             message = "OpenSSL's DTLS server cannot use an Ed25519 or Ed448 key: an RSA or EC key is needed"
             raise SSLError(SSL_ERROR_SSL, message, reason="UNKNOWN_CERTIFICATE_TYPE", library="SSL")
-        chain = [binding.load_certificate(der) for der in identity.chain]
+        chain = [binding_certificates.load_certificate(der) for der in identity.chain]
         if identity.complete:
-            binding.send_chain_as_it_is(self._handle)
-        key = binding.load_private_key(
+            binding_certificates.send_chain_as_it_is(self._handle)
+        key = binding_certificates.load_private_key(
             identity.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         )
         try:
             if alone:
-                binding.use_certificate(self._handle, chain[0], key, chain[1:])
+                binding_certificates.use_certificate(self._handle, chain[0], key, chain[1:])
             else:
                 with _file_of(identity.chain) as path:
-                    binding.use_certificate_beside_others(self._handle, os.fsencode(path), key)
+                    binding_certificates.use_certificate_beside_others(self._handle, os.fsencode(path), key)
         except binding.OpenSSLError as error:
             raise configuration_error(error, "OpenSSL refuses the certificate") from None
 
@@ -264,8 +264,14 @@ class EngineContext:
 
         By way of what is presented now, if asked for; or made of nothing else, each of which is an anchor then.
         """
-        store = binding.store_of(identity.chain) if only_presented else binding.store_of_context(self._handle)
-        return binding.build_chain(identity.chain[0], identity.chain[1:] if by_presented else [], store)
+        store = (
+            binding_certificates.store_of(identity.chain)
+            if only_presented
+            else binding_certificates.store_of_context(self._handle)
+        )
+        return binding_certificates.build_chain(
+            identity.chain[0], identity.chain[1:] if by_presented else [], store
+        )
 
     @property
     def offers_certificates(self) -> bool:

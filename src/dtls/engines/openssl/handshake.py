@@ -15,9 +15,9 @@ from dtls.errors import SSL_ERROR_SSL, HandshakeTimeout, SSLError
 from dtls.flights import (
     FlightItem,
     PlainRecord,
-    ProtectedRecord,
     RetransmissionTimer,
     SentFlight,
+    as_item,
 )
 from dtls.reassembly import Message, PartialMessage, Reassembler
 from dtls.wire import (
@@ -485,24 +485,22 @@ class Handshake:
         alerts: list[FlightItem] = []
         records, _ = split_leading_records_untrusted(output)
         for record in records:
-            kind, version, epoch, _, content = record
-            if kind == _HANDSHAKE and not epoch:
+            kind = record.content_type
+            if kind == _HANDSHAKE and not record.epoch:
                 items += self._new_messages(record)
             elif kind == _CHANGE_CIPHER_SPEC:
                 if not self._sent_change_cipher_spec:
-                    items.append(PlainRecord(kind, version, content))
+                    items.append(as_item(record))
                 self._sent_change_cipher_spec = True
             elif kind == _HANDSHAKE:
-                finished = ProtectedRecord(build_record(*record))
+                finished = as_item(record)
                 if self._sent_finished:
                     self._flight.refresh(finished)
                 else:
                     items.append(finished)
                 self._sent_finished = True
             else:
-                alerts.append(
-                    ProtectedRecord(build_record(*record)) if epoch else PlainRecord(kind, version, content)
-                )
+                alerts.append(as_item(record))
         if items:
             self._outbox += self._flight.replace(items, self._reassembler.next_sequence - 1, now)
             self._timer.start(now)
