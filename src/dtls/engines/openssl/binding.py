@@ -1,7 +1,7 @@
 """OpenSSL as the ``cryptography`` package binds it: the only file that names one of its symbols, but for its sisters.
 
-Certificates stand in ``binding_certificates.py``, callbacks in ``binding_callbacks.py``, sessions and what is exported in
-``binding_sessions.py``, what is known of cipher suites in ``binding_suites.py``.
+Certificates stand in ``binding_certificates.py``, callbacks in ``binding_callbacks.py``, sessions and what is exported
+in ``binding_sessions.py``, what is known of cipher suites in ``binding_suites.py``.
 
 These bindings are what pyOpenSSL stands on, and no public interface. So everything needed is looked up once, at
 import, and what is missing is an :exc:`ImportError` that names it. Handles are opaque; whoever makes one with
