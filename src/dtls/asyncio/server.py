@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from dtls.cookie import CookieFactory
 from dtls.endpoint import Endpoint
+from dtls.udp import PeerAddress
 
 from .addresses import Address, bound_socket, check_udp, resolve
 from .connection import DTLSConnection
-from .link import ServerLink, peername, sockname
+from .link import ServerLink
 from .opening import Opening
 
 if TYPE_CHECKING:
@@ -175,14 +176,15 @@ class Server:
 
     def make_sink(self, link: ServerLink, association: Association) -> DTLSConnection:
         """A peer has completed its handshake: its handler begins."""
-        place, channel = association.address, link.channel
+        channel = link.channel
+        way = channel.port.way(association.address)
         connection = DTLSConnection(
             _Owner(self, link, association),
             channel,
             association.connection,
-            place=place,
-            peername=peername(place),
-            sockname=sockname(channel, place),
+            way=way,
+            peername=PeerAddress.of(way.origin, association.address),
+            sockname=channel.port.own_address(way.origin),
             limits=link.endpoint.limits,
         )
         task = self._loop.create_task(self._handle(connection))
