@@ -45,8 +45,8 @@ class CookieFactory:
     """Makes and verifies cookies.
 
     Servers share them through one factory. Those in several processes, which receive on one port, each have a factory
-    with the same ``secret``, ``slot`` and ``secret_lifetime``; and their clock must be the same: ``time.monotonic()`` is
-    the same for all processes of a Linux machine, and for no two machines.
+    with the same ``secret``, ``slot`` and ``secret_lifetime``; and their clock must be the same: ``time.monotonic()``
+    is for all processes of a Linux machine, and is not for those of two machines.
 
     :param slot: seconds of a time slot, greater than 0. A cookie counts for one to two slots.
     :param secret_lifetime: seconds after which a new secret is taken, at least ``slot``.
