@@ -430,6 +430,17 @@ def test_a_loop_factory_needs_a_later_python(server: Context) -> None:
         run_server(echo, HERE, 0, context=server, workers=1, loop_factory=asyncio.new_event_loop)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="loop_factory needs Python 3.11")
+def test_a_loop_that_cannot_be_made_leaves_nothing_open(server: Context) -> None:
+    def factory() -> asyncio.AbstractEventLoop:
+        raise LookupError
+
+    before = descriptors()
+    with pytest.raises(LookupError):
+        run_server(echo, HERE, 0, context=server, workers=1, loop_factory=factory)
+    assert descriptors() == before
+
+
 def test_it_is_not_called_while_a_loop_runs(server: Context) -> None:
     async def main() -> None:
         with pytest.raises(RuntimeError, match="while one runs"):

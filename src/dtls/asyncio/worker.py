@@ -71,12 +71,12 @@ def run(
     :param opened: called when peers are let in.
     """
     worker = _Worker(job, opened)
-    work = worker.run(socks, lifeline, ends())
+    numbers = ends()
     if sys.version_info >= (3, 11):
         with asyncio.Runner(loop_factory=job.loop_factory) as runner:
-            runner.run(work)
+            runner.run(worker.run(socks, lifeline, numbers))
     else:
-        asyncio.run(work)
+        asyncio.run(worker.run(socks, lifeline, numbers))
     if worker.told == signal.SIGINT:
         raise KeyboardInterrupt
 

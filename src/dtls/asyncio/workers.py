@@ -86,7 +86,11 @@ def run_server(
     addresses = [found for one in hosts for found in resolve_blocking(one, port, family=family, flags=flags)]
     socks = bound_sockets(addresses, everywhere=not all(hosts), reuse_port=reuse_port)
     if count == 1:
-        run(job, socks)
+        try:
+            run(job, socks)
+        finally:
+            for sock in socks:
+                sock.close()  # if there was no loop to take them
     else:
         Supervisor(job, socks, count).run()
 
