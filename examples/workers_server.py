@@ -7,6 +7,10 @@ import dtls
 import dtls.asyncio
 
 
+def say(text):
+    print(text + "\n", end="", flush=True)  # in one piece: other processes print too
+
+
 async def echo(connection):
     async for message in connection:
         await connection.send(message)
@@ -14,9 +18,9 @@ async def echo(connection):
 
 @contextlib.asynccontextmanager
 async def lifespan(server):  # in each process: here a database would be connected
-    print("listening on port", server.sockets[0].getsockname()[1], flush=True)
+    say(f"listening on port {server.sockets[0].getsockname()[1]}")
     yield
-    print(server.statistics["cookies_accepted"], "handshakes begun here")
+    say(f"{server.statistics['cookies_accepted']} handshakes begun here")
 
 
 context = dtls.create_default_context(dtls.Purpose.CLIENT_AUTH)

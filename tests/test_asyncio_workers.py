@@ -191,9 +191,12 @@ def test_no_worker_repeats_another_ones_random_numbers(
     salts, randoms = set(), set()
     for _ in range(ENOUGH):
         with udp(running) as sock:
-            cookie = cookie_in(exchange(sock, whole(hello_body(extensions=OFFER))))
+            # Another random for each: the same one from a port that is used again would be the same handshake.
+            own = os.urandom(32)
+            cookie = cookie_in(exchange(sock, whole(hello_body(random=own, extensions=OFFER))))
             salts.add(cookie[:8])
-            answer = exchange(sock, whole(hello_body(cookie=cookie, extensions=OFFER), message_sequence=1))
+            hello = hello_body(random=own, cookie=cookie, extensions=OFFER)
+            answer = exchange(sock, whole(hello, message_sequence=1))
             randoms.add(server_random(answer))
     assert len(salts) == len(randoms) == ENOUGH
     assert running.end() == 0
