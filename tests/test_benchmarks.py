@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 pytest.importorskip("OpenSSL", reason="pyOpenSSL, which the benchmarks compare with, is not installed")
 
-from benchmarks import routing
+from benchmarks import routing, workers
 from benchmarks.__main__ import run, table
 from benchmarks.stacks import STACKS
 from benchmarks.work import WORK
@@ -28,3 +30,10 @@ def test_routing_is_measured_with_few_and_with_many_associations() -> None:
     assert [(row.associations, row.speaking) for row in rows] == [(2, 2), (6, 2), (6, 6)]
     assert all(row.median > 0 for row in rows)
     assert len(routing.table(rows).splitlines()) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux spreads datagrams over processes")
+def test_servers_with_one_and_with_two_workers_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert workers.main(["--quick"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[-4:]] == [["0", "1"], ["0", "2"], ["100", "1"], ["100", "2"]]
