@@ -15,7 +15,7 @@ import pytest
 
 from dtls import mmsg
 from dtls.kernel import now, wait_until_ready
-from dtls.udp import Origin
+from dtls.udp import Origin, local_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -345,6 +345,21 @@ def test_a_control_message_for_the_sender_of_one_is_not_for_the_next(sockets: So
     assert hosts == ["127.0.0.7", "127.0.0.1", "127.0.0.1"]
 
 
+@pytest.mark.parametrize("server_family", LOOPBACK)
+@pytest.mark.parametrize("family", LOOPBACK)
+def test_a_place_means_what_pythons_calls_say(sockets: Sockets, server_family: int, family: int) -> None:
+    if server_family == socket.AF_INET != family:
+        pytest.skip("they cannot reach one another")
+    server, client = reporting(sockets, server_family), sockets.bound(family)
+    for _ in range(2):
+        client.sendto(b"hello", (LOOPBACK[socket.AddressFamily(family)], server.getsockname()[1]))
+    _, control, _, address = server.recvmsg(100, 100)
+    expected = Origin(address, local_address(control))
+    [(_, place, _)] = received(server, 1)
+    assert mmsg.origin_of(place) == expected
+    assert mmsg.Way(place).origin == expected
+
+
 def link_local() -> tuple[str, int] | None:
     """An IPv6 address of ours that is one with its interface only."""
     try:
@@ -484,6 +499,25 @@ def test_threads_do_not_get_into_each_others_way(sockets: Sockets) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_each_thread_has_structures_of_its_own(sockets: Sockets) -> None:
+    sender, receiver = sockets.pair()
+    found: list[Any] = []
+
+    def talk() -> None:
+        found.append((mmsg._arena.incoming, mmsg._arena.outgoing))
+        sent(sender, [(b"hello", mmsg.Way(None))])
+        received(receiver, 1, connected=True)
+        found.append((mmsg._arena.incoming, mmsg._arena.outgoing))
+
+    talk()
+    thread = threading.Thread(target=talk)
+    thread.start()
+    thread.join()
+    assert found[2] == (None, None)
+    assert not set(found[1]) & set(found[3])
+    assert (mmsg._arena.incoming, mmsg._arena.outgoing) == found[1]
 
 
 def test_what_sends_amid_a_call_does_not_change_what_is_sent(

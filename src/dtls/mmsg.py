@@ -86,9 +86,9 @@ if _found is not None:
 
 def permitted() -> bool:
     """Whether the kernel takes the calls: the filters of sandboxes may refuse what is not common."""
-    for call in (lambda: _recvmmsg(-1, None, 0, 0, None), lambda: _sendmmsg(-1, None, 0, 0)):
+    for call, arguments in ((_recvmmsg, (-1, None, 0, 0, None)), (_sendmmsg, (-1, None, 0, 0))):
         _ctypes.set_errno(0)
-        if call() < 0 and _ctypes.get_errno() != errno.EBADF:
+        if call(*arguments) < 0 and _ctypes.get_errno() != errno.EBADF:
             return False
     return True
 
