@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import socket
+import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +17,8 @@ import pytest
 from dtls import mmsg, ports
 from dtls.kernel import now, wait_until_ready
 from dtls.ports import BatchPort, Port, port_of
+
+from . import sandboxed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -246,6 +251,23 @@ def test_a_sandbox_that_refuses_the_calls_gets_pythons(
     assert type(server) is type(client) is Port
     sent(client, [(b"hello", client.way(None))] * 3)
     assert [datagram for datagram, _, _ in received(server, 3)] == [b"hello"] * 3
+
+
+@pytest.mark.skipif(platform.machine() not in sandboxed.NUMBERS, reason="the calls' numbers are not known")
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS])
+def test_a_real_sandbox_gets_pythons_calls(batches: Ports, number: int) -> None:
+    assert type(batches.bound()) is BatchPort
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.sandboxed", str(number)],
+        cwd=Path(__file__).parent.parent,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if not done.stdout:
+        pytest.skip("there are no filters of system calls here")
+    assert done.stdout == "echoed by Port"
 
 
 def test_a_kernel_that_refuses_the_options_gets_single_datagrams(
