@@ -48,11 +48,12 @@ class Forger:
         line = next(line for line in path.read_text().splitlines() if line.startswith("CLIENT_RANDOM"))
         _, random, master = line.split()
         hellos = [datagram for sender, datagram in self.pair.sent if sender == "server"]
-        server_random = next(one[AT_RANDOM : AT_RANDOM + 32] for one in hellos if one[13] == 2)  # noqa: PLR2004
+        server_random = next(one[AT_RANDOM : AT_RANDOM + 32] for one in hellos if one[13] == 2)
         seed = b"key expansion" + server_random + bytes.fromhex(random)
         block = expand(bytes.fromhex(master), seed, 40)
         self.key, self.salt = AESGCM(block[:16]), block[32:36]
         self.sequence = 1000
+        self.others_err = False
 
     def record(self, content_type: int, content: bytes) -> bytes:
         self.sequence += 1
@@ -61,8 +62,13 @@ class Forger:
         sealed = place + self.key.encrypt(self.salt + place, content, place + sealed_as)
         return struct.pack("!BH", content_type, DTLS_1_2) + place + struct.pack("!H", len(sealed)) + sealed
 
-    def deliver(self, content_type: int, content: bytes) -> list[Any]:
-        return self.pair.deliver("server", self.record(content_type, content))
+    def deliver(self, record: bytes) -> list[Any]:
+        if self.others_err:
+            leave_errors()
+        return self.pair.deliver("server", record)
+
+    def send(self, content_type: int, content: bytes) -> list[Any]:
+        return self.deliver(self.record(content_type, content))
 
 
 def leave_errors() -> None:
@@ -75,23 +81,22 @@ def leave_errors() -> None:
 @pytest.fixture(params=["nothing before", "errors of others before"])
 def forger(request: pytest.FixtureRequest, client: Context, server: Context, tmp_path: Path) -> Forger:
     forger = Forger(client, server, tmp_path / "keys")
-    if request.param.startswith("errors"):
-        leave_errors()
+    forger.others_err = request.param.startswith("errors")
     return forger
 
 
 def assert_stands(forger: Forger) -> None:
     server = forger.pair.server
     assert server.state is ConnectionState.ESTABLISHED
-    assert forger.deliver(ContentType.APPLICATION_DATA, b"still") == [DataReceived(b"still")]
+    assert forger.send(ContentType.APPLICATION_DATA, b"still") == [DataReceived(b"still")]
 
 
 def test_the_tests_own_records_are_taken(forger: Forger) -> None:
-    assert forger.deliver(ContentType.APPLICATION_DATA, b"hello") == [DataReceived(b"hello")]
+    assert forger.send(ContentType.APPLICATION_DATA, b"hello") == [DataReceived(b"hello")]
 
 
 def test_an_empty_message_is_dropped_and_ends_nothing(forger: Forger) -> None:
-    assert forger.deliver(ContentType.APPLICATION_DATA, b"") == []
+    assert forger.send(ContentType.APPLICATION_DATA, b"") == []
     assert forger.pair.server.statistics["dropped_unauthenticated"] == 1
     assert_stands(forger)
 
@@ -99,25 +104,25 @@ def test_an_empty_message_is_dropped_and_ends_nothing(forger: Forger) -> None:
 def test_a_record_that_was_changed_on_the_way_ends_nothing(forger: Forger) -> None:
     record = bytearray(forger.record(ContentType.APPLICATION_DATA, b"hello"))
     record[-1] ^= 1
-    assert forger.pair.deliver("server", bytes(record)) == []
+    assert forger.deliver(bytes(record)) == []
     assert forger.pair.server.statistics["dropped_unauthenticated"] == 1
     assert_stands(forger)
 
 
 def test_a_close_notify_is_the_peers_word_and_no_failure(forger: Forger) -> None:
-    assert forger.deliver(ContentType.ALERT, bytes([WARNING, 0])) == [PeerClosed()]
+    assert forger.send(ContentType.ALERT, bytes([WARNING, 0])) == [PeerClosed()]
     assert forger.pair.server.state is ConnectionState.CLOSED
 
 
 def test_a_fatal_alert_ends_the_association_and_is_told_by_its_name(forger: Forger) -> None:
-    (event,) = forger.deliver(ContentType.ALERT, bytes([FATAL, 80]))
+    (event,) = forger.send(ContentType.ALERT, bytes([FATAL, 80]))
     assert isinstance(event, AlertReceived)
     assert getattr(event.error, "reason", None) == "TLSV1_ALERT_INTERNAL_ERROR"
     assert forger.pair.server.state is ConnectionState.FAILED
 
 
 def test_a_mere_warning_ends_nothing(forger: Forger) -> None:
-    assert forger.deliver(ContentType.ALERT, bytes([WARNING, 90])) == []
+    assert forger.send(ContentType.ALERT, bytes([WARNING, 90])) == []
     assert_stands(forger)
 
 
