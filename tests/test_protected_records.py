@@ -126,14 +126,48 @@ def test_a_mere_warning_ends_nothing(forger: Forger) -> None:
     assert_stands(forger)
 
 
-def test_a_record_that_was_changed_harms_no_other_of_its_run(forger: Forger) -> None:
+@pytest.mark.parametrize("length", [16, 1200])
+@pytest.mark.parametrize("bad", [(0,), (3,), (4, 5), (9,), tuple(range(9)), tuple(range(10))])
+def test_records_that_were_changed_harm_no_others_of_their_run(
+    forger: Forger, bad: tuple[int, ...], length: int
+) -> None:
     server = forger.pair.server
-    run = [forger.record(ContentType.APPLICATION_DATA, b"%016d" % number) for number in range(4)]
-    size = len(run[0])
-    damaged = bytearray(run[1])
-    damaged[20] ^= 1
-    found = server.unprotect_many(run[0] + bytes(damaged) + run[2] + run[3], size, 0.0)
-    assert (found.messages, found.taken, found.events) == ([b"%016d" % 0], 2 * size, [])
-    found = server.unprotect_many(run[2] + run[3] + run[1], size, 0.0)
-    assert (found.messages, found.events) == ([b"%016d" % number for number in (2, 3, 1)], None)
-    assert server.statistics["dropped_unauthenticated"] == 1
+    content = [b"%d" % number * length for number in range(10)]
+    records = [bytearray(forger.record(ContentType.APPLICATION_DATA, one)) for one in content]
+    for number in bad:
+        records[number][20] ^= 1
+    size = len(records[0])
+    run = b"".join(records)
+    got: list[bytes] = []
+    if forger.others_err:
+        leave_errors()
+    while run:
+        found = server.unprotect_many(run, size, 0.0)
+        assert found.taken
+        assert not found.events
+        got += found.messages
+        run = run[found.taken :]
+    assert got == [one for number, one in enumerate(content) if number not in bad]
+    assert server.statistics["dropped_unauthenticated"] == len(bad)
+    forger.others_err = False
+    assert_stands(forger)
+
+
+def test_a_run_ends_at_what_is_no_message(forger: Forger) -> None:
+    server = forger.pair.server
+    message = forger.record(ContentType.APPLICATION_DATA, b"hi")
+    alert = forger.record(ContentType.ALERT, bytes([WARNING, 0]))
+    last = forger.record(ContentType.APPLICATION_DATA, b"hi")
+    assert len(message) == len(alert)
+    size = len(message)
+    found = server.unprotect_many(message + alert + last, size, 0.0)
+    assert found == ([b"hi"], size, None)
+    assert server.receive_datagram(alert, 0.0) == [PeerClosed()]
+    assert server.unprotect_many(last, size, 0.0) == ([], 0, None)
+
+
+def test_the_last_of_a_run_may_be_shorter(forger: Forger) -> None:
+    records = [forger.record(ContentType.APPLICATION_DATA, b"x" * length) for length in (20, 20, 3)]
+    run = b"".join(records)
+    found = forger.pair.server.unprotect_many(run, len(records[0]), 0.0)
+    assert found == ([b"x" * 20, b"x" * 20, b"xxx"], len(run), None)
