@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -36,15 +36,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         epilog=f"WORK: {', '.join(WORKS)}, or a beginning as 'echo'. NAME: {', '.join(STACKS)}.",
     )
-    parser.add_argument("--quick", action="store_true", help="a moment of each: shows that it runs, not how fast")
+    parser.add_argument(
+        "--quick", action="store_true", help="a moment of each: shows that it runs, not how fast"
+    )
     parser.add_argument("--only", nargs="+", metavar="WORK", help="measure nothing else")
     parser.add_argument("--stacks", nargs="+", metavar="NAME", choices=STACKS, help="measure no others")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"{ROUNDS} if not given, 1 with --quick")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the run to FILE")
-    parser.add_argument("--from", type=Path, metavar="FILE", dest="file", help="measure nothing, read the run of FILE")
+    parser.add_argument(
+        "--from", type=Path, metavar="FILE", dest="file", help="measure nothing, read the run of FILE"
+    )
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write plots (SVG) to FOLDER")
     parser.add_argument(
-        "--update-docs", action="store_true", help="write the tables to docs/performance.md, the plots to docs/plots"
+        "--update-docs",
+        action="store_true",
+        help="write the tables to docs/performance.md, the plots to docs/plots",
     )
     options = parser.parse_args(arguments)
     options.works = list(select(options.only))
@@ -62,10 +68,11 @@ def measure(works: Sequence[Work], names: Sequence[str], rounds: int, *, quick: 
     stacks: list[Stack] = [STACKS[name] for name in names if name not in left_out]
     cores = Cores.choose()
     conditions = {
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "date": dt.datetime.now(dt.timezone.utc).date().isoformat(),
         "machine": f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} cores",
         "cores": f"server on {cores.server}, load on {cores.load}",
-        "rounds": f"{rounds}, interleaved; medians" + (", each of a moment only: NO FIGURES" if quick else ""),
+        "rounds": f"{rounds}, interleaved; medians"
+        + (", each of a moment only: NO FIGURES" if quick else ""),
     }
     terminal = sys.stderr.isatty()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .stacks import C, MBEDTLS, OWN, OWN_PROTOCOL, OWN_SERVE, PION, PLAIN, PLAIN_ASYNCIO, PYOPENSSL, STACKS
+from .stacks import MBEDTLS, OWN, OWN_PROTOCOL, OWN_SERVE, PION, PLAIN, PLAIN_ASYNCIO, PYOPENSSL, STACKS, C
 from .works import WORKS
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def checks(report: Report) -> list[Check]:
 
 def table(report: Report) -> str:
     """A line for each aim of which something was measured."""
-    words = {True: "met", False: "NOT MET", None: "–"}
+    words = {True: "met", False: "NOT MET", None: "-"}
     lines = [
         f"{'work':32}{'stack':23}{'against':29}{'aim':>11}{'measured':>14}   met",
     ]

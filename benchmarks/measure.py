@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -68,24 +67,17 @@ def run(
 ) -> Results:
     """All works on all stacks."""
     results = Results([], [], {})
-    sessions = [list(group) for _, group in itertools.groupby(works, key=lambda work: work.session)]
-    sessions = _merged(sessions)
+    sessions: dict[str, list[Work]] = {}
+    for work in works:
+        sessions.setdefault(work.session, []).append(work)
     with tempfile.TemporaryDirectory() as directory:
         credentials = _credentials(Path(directory))
         for number in range(rounds):
-            for session in sessions:
+            for session in sessions.values():
                 for stack in stacks:
                     progress(f"round {number + 1} of {rounds}: {session[0].title}, {stack.title}")
                     _run_session(stack, session, scale, credentials, results)
     return results
-
-
-def _merged(sessions: list[list[Work]]) -> list[list[Work]]:
-    """Sessions by name: their works need not follow each other."""
-    by_name: dict[str, list[Work]] = {}
-    for session in sessions:
-        by_name.setdefault(session[0].session, []).extend(session)
-    return list(by_name.values())
 
 
 def _credentials(directory: Path) -> Credentials:
@@ -153,7 +145,7 @@ def _measure(stack: Stack, work: Work, scale: Scale, server: Server, load: Load)
 
 
 def _warm_up(work: Work) -> Work:
-    return work._replace(count=max(work.count // WARM_UP, work.associations, work.window))
+    return work._replace(operations=max(work.operations // WARM_UP, work.associations, work.window))
 
 
 def _command(stack: Stack, work: Work, scale: Scale) -> str:
@@ -164,7 +156,7 @@ def _command(stack: Stack, work: Work, scale: Scale) -> str:
         "handshakes": (work.window, int(work.resume)),
         "hellos": (max(1, int(HELLO_PORTS * scale.ports)), work.window),
     }
-    return " ".join(map(str, (work.kind, work.count, *words[work.kind])))
+    return " ".join(map(str, (work.kind, work.operations, *words[work.kind])))
 
 
 def _measure_memory(stack: Stack, work: Work, server: Server, load: Load) -> Measurement:
@@ -176,12 +168,12 @@ def _measure_memory(stack: Stack, work: Work, server: Server, load: Load) -> Mea
         return server.memory()
 
     before = grow(FIRST_ASSOCIATIONS)
-    kept = grow(FIRST_ASSOCIATIONS + work.count) - before
-    return Measurement(work.name, stack.name, kept / work.count / 1000)
+    kept = grow(FIRST_ASSOCIATIONS + work.operations) - before
+    return Measurement(work.name, stack.name, kept / work.operations / 1000)
 
 
 def select(works: Sequence[str] | None) -> Iterator[Work]:
-    """The works of these names, or of sessions or beginnings of these names; all if there are none."""
+    """The works of these names, or with these beginnings; all if there are none."""
     for work in WORKS.values():
         if not works or any(work.name == name or work.name.startswith(f"{name}-") for name in works):
             yield work

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .stacks import C, MBEDTLS, OWN, OWN_PROTOCOL, OWN_SERVE, PION, PLAIN, PLAIN_ASYNCIO, PYOPENSSL, STACKS, TRIO
+from .stacks import (
+    MBEDTLS,
+    OWN,
+    OWN_PROTOCOL,
+    OWN_SERVE,
+    PION,
+    PLAIN,
+    PLAIN_ASYNCIO,
+    PYOPENSSL,
+    STACKS,
+    TRIO,
+    C,
+)
 from .works import ECHO_SIZES, WORKS
 
 if TYPE_CHECKING:
@@ -14,6 +26,8 @@ if TYPE_CHECKING:
     from .report import Report
 
 OWN_COLOUR, PLAIN_COLOUR, PEER_COLOUR = "#0b6e99", "#8a8f98", "#d9a05b"
+DARKER = {PLAIN_COLOUR: "#5d636b", PEER_COLOUR: "#96591a"}
+"""For words in these colours."""
 INK, FAINT, PAPER = "#24292f", "#d8dde3", "#fbfbf9"
 _WIDTH = 7.6
 _BAR, _GAP = 0.62, 0.9
@@ -29,7 +43,14 @@ _BARS = (
     ("hello", "ClientHello without cookie: CPU for one, in microseconds", ("hello",)),
 )
 _LINES = (OWN_SERVE, OWN_PROTOCOL, PLAIN_ASYNCIO, PYOPENSSL, MBEDTLS, C, PION)
-_STYLES = {OWN_PROTOCOL: "--", PLAIN_ASYNCIO: "--", MBEDTLS: (0, (5, 1)), PION: (0, (1, 1)), C: "-.", PYOPENSSL: "-"}
+_STYLES = {
+    OWN_PROTOCOL: "--",
+    PLAIN_ASYNCIO: "--",
+    MBEDTLS: (0, (5, 1)),
+    PION: (0, (1, 1)),
+    C: "-.",
+    PYOPENSSL: "-",
+}
 _BY_COST = (PLAIN, PLAIN_ASYNCIO, OWN, OWN_SERVE, OWN_PROTOCOL, C, PYOPENSSL, MBEDTLS, PION, TRIO)
 
 
@@ -37,13 +58,12 @@ def write(report: Report, folder: Path) -> dict[Path, str]:
     """Write the plots of what was measured; their files and titles."""
     import matplotlib as mpl  # noqa: PLC0415 - only for plots
 
-    # The SVG is text: readers' programs choose the font, and a run's file differs from another's by its figures.
+    # Text stays text, in whatever sans-serif font the reader has; two files differ by their figures only.
     mpl.use("svg")
     mpl.rcParams.update(
         {
             "svg.fonttype": "none",
             "svg.hashsalt": "dtls",
-            "font.family": ["Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans", "sans-serif"],
             "font.size": 10,
             "text.color": INK,
             "axes.labelcolor": INK,
@@ -54,7 +74,7 @@ def write(report: Report, folder: Path) -> dict[Path, str]:
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
     if any(report.of(f"echo-{size}", stack) for size in ECHO_SIZES for stack in _LINES):
-        title = "Echo: CPU for a message of 1,200 bytes, in microseconds, by the number of associations"
+        title = "Echo: CPU for a message of 1,200 bytes, in microseconds"
         written[_save(_draw_echo(report, title), folder / "echo.svg")] = title
     for name, title, works in _BARS:
         if any(report.of(work, stack) for work in works for stack in STACKS):
@@ -64,7 +84,6 @@ def write(report: Report, folder: Path) -> dict[Path, str]:
 
 def _save(figure: Any, path: Path) -> Path:
     figure.savefig(path, facecolor=PAPER, metadata={"Date": None})
-    # The browsers' own fonts stand behind those named.
     return path
 
 
@@ -78,7 +97,7 @@ def _new_figure(height: float, title: str) -> tuple[Any, Any]:
     from matplotlib.figure import Figure  # noqa: PLC0415 - only for plots
 
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(facecolor=PAPER)
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(False)
     axes.tick_params(length=0)
@@ -92,7 +111,10 @@ def _new_figure(height: float, title: str) -> tuple[Any, Any]:
 def _draw_bars(report: Report, title: str, works: Sequence[str]) -> Any:
     """A group of bars for each work, each bar with its stack's name before it and its figure behind it."""
     groups = [
-        (WORKS[work].title, [(stack, value) for stack in _BY_COST if (value := report.value(work, stack)) is not None])
+        (
+            WORKS[work].title,
+            [(stack, value) for stack in _BY_COST if (value := report.value(work, stack)) is not None],
+        )
         for work in works
     ]
     groups = [(name, sorted(bars, key=lambda bar: bar[1])) for name, bars in groups if bars]
@@ -130,11 +152,18 @@ def _longest(values: Sequence[float]) -> float:
 def _draw_bar(axes: Any, at: float, value: float, longest: float, stack: str) -> None:
     length = min(value, longest)
     axes.barh(at, length, _BAR, color=_colour(stack))
-    form = ".2f" if value < 10 else ".1f" if value < 100 else ",.0f"  # noqa: PLR2004 - digits that mean something
+    form = ".2f" if value < 10 else ".1f" if value < 100 else ",.0f"
     text = format(value, form)
     if value > longest:
         axes.barh(at, longest * 0.012, _BAR * 1.4, left=longest * 0.93, color=PAPER)  # cut
-    axes.text(length + longest * 0.012, at, text, va="center", fontsize=9.5, fontweight="bold" if STACKS[stack].own else "normal")
+    axes.text(
+        length + longest * 0.012,
+        at,
+        text,
+        va="center",
+        fontsize=9.5,
+        fontweight="bold" if STACKS[stack].own else "normal",
+    )
 
 
 # --- lines -----------------------------------------------------------------------------------------------------------
@@ -144,7 +173,9 @@ def _draw_echo(report: Report, title: str) -> Any:
     figure, axes = _new_figure(4.6, title)
     ends = []
     for stack in _LINES:
-        points = [(size, value) for size in ECHO_SIZES if (value := report.value(f"echo-{size}", stack)) is not None]
+        points = [
+            (size, value) for size in ECHO_SIZES if (value := report.value(f"echo-{size}", stack)) is not None
+        ]
         if not points:
             continue
         sizes, values = zip(*points, strict=True)
@@ -157,10 +188,10 @@ def _draw_echo(report: Report, title: str) -> Any:
     axes.set_xticks(ECHO_SIZES, [f"{size:,}" for size in ECHO_SIZES])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
-    axes.set_xlim(ECHO_SIZES[0] * 0.85, ECHO_SIZES[-1] * 4.2)
+    axes.set_xlim(ECHO_SIZES[0] * 0.85, ECHO_SIZES[-1] * 4.8)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.set_xlabel("associations")
+    axes.set_xlabel("associations", loc="left")
     _label_ends(axes, ends)
     return figure
 
@@ -173,6 +204,7 @@ def _label_ends(axes: Any, ends: list[tuple[float, int, str]]) -> None:
         at = max(value, lowest)
         lowest = at + apart
         axes.text(
-            size * 1.12, at, STACKS[stack].title, color=_colour(stack), va="center", fontsize=9.5,
+            size * 1.12, at, STACKS[stack].title, color=DARKER.get(_colour(stack), OWN_COLOUR),
+            va="center", fontsize=9.5,
             fontweight="bold" if STACKS[stack].own else "normal",
         )  # fmt: skip

@@ -29,7 +29,7 @@ _AT_REST = 0.0001
 """Seconds of CPU within such a time below which a server rests; its timers may go on."""
 
 
-class Unable(Exception):  # noqa: N818 - what a stack cannot do is a result
+class Unable(Exception):
     """Something could not be measured, and why."""
 
 
@@ -62,6 +62,11 @@ class Tally(NamedTuple):
     seconds: float
     cpu: float
     """Seconds of the server's CPU."""
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds that all threads of a process have run, as far as the scheduler has counted."""
+    return time.clock_gettime((-pid - 1) << 3 | _CPU_CLOCK_OF_PROCESS)
 
 
 @contextlib.contextmanager
@@ -137,6 +142,12 @@ class Server(Process):
             credentials.certificate, credentials.key, CIPHER, MTU, MESSAGE_SIZE,
         )  # fmt: skip
         super().__init__("server", [*stack.command(), *map(str, arguments)], core, errors)
+        self.port = 0
+        self.library = ""
+        """What it runs on, in its own words."""
+
+    def wait_until_it_listens(self) -> None:
+        """Its first line says where."""
         _, port, self.library = self.line(PATIENCE).split(" ", 2)
         self.port = int(port)
 
@@ -146,14 +157,13 @@ class Server(Process):
         Of a thread that runs, Linux counts the time up to the last tick only. What a server does after its last answer,
         as a collection of garbage, belongs to the work before.
         """
-        clock = (-self.pid - 1) << 3 | _CPU_CLOCK_OF_PROCESS
-        before = time.clock_gettime(clock)
+        now = cpu_of(self.pid)
         for _ in range(_MOST_TICKS):
+            before = now
             time.sleep(_TICKS)
-            now = time.clock_gettime(clock)
+            now = cpu_of(self.pid)
             if now - before < _AT_REST:
                 break
-            before = now
         return now
 
     def memory(self) -> int:
@@ -189,12 +199,15 @@ class Load(Process):
 
 
 @contextlib.contextmanager
-def processes(stack: Stack, work: Work, credentials: Credentials, cores: Cores) -> Iterator[tuple[Server, Load]]:
+def processes(
+    stack: Stack, work: Work, credentials: Credentials, cores: Cores
+) -> Iterator[tuple[Server, Load]]:
     """A server and a load for it; both are ended."""
     with contextlib.ExitStack() as resources:
         errors = [resources.enter_context(tempfile.TemporaryFile()).fileno() for _ in range(2)]
         server = Server(stack, work, credentials, cores.server, errors[0])
         resources.callback(server.end)
+        server.wait_until_it_listens()
         load = Load(stack, server, cores, errors[1])
         resources.callback(load.end)
         yield server, load

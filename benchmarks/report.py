@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .measure import Failure, Measurement, Results
 from .settings import CIPHER, MESSAGE_SIZE, MTU
-from .stacks import C, PLAIN_ASYNCIO, PYOPENSSL, STACKS
+from .stacks import PLAIN_ASYNCIO, PYOPENSSL, STACKS, C
 from .works import WORKS
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Report(NamedTuple):
             if measured := self.of(work, stack.name):
                 rows.append(f"  {stack.title:24}{self._cells(work, measured)}".rstrip())
             elif stack.name in failures:
-                rows.append(f"  {stack.title:24}{'–':>6}  {failures[stack.name]}")
+                rows.append(f"  {stack.title:24}{'-':>6}  {failures[stack.name]}")
         if not rows:
             return []
         titles = "".join(f"{title:>{width}}" for title, width in _COLUMNS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .stacks import C, OWN, OWN_SERVE, PLAIN, STACKS
+from .stacks import OWN, OWN_SERVE, PLAIN, STACKS, C
 
 _SECURED = tuple(stack.name for stack in STACKS.values() if stack.secured)
 _ALL = tuple(STACKS)
@@ -21,8 +21,7 @@ class Work(NamedTuple):
     """The command of the load, or ``memory``."""
     session: str
     """Works of one session are measured one after the other on one server."""
-    count: int
-    """Operations."""
+    operations: int
     stacks: tuple[str, ...] = _ALL
     """For which it makes sense."""
     associations: int = 1
@@ -88,7 +87,7 @@ class Scale(NamedTuple):
     def apply(self, work: Work) -> Work:
         """The work as it is done."""
         return work._replace(
-            count=max(2, int(work.count * self.operations)),
+            operations=max(2, int(work.operations * self.operations)),
             associations=max(1, int(work.associations * self.associations)),
             seconds=work.seconds * self.seconds,
         )

@@ -27,10 +27,11 @@ void die(const char *format, ...)
     int error = errno;
     va_list arguments;
     ERR_print_errors_fp(stderr);
+    errno = error; /* for %m */
     va_start(arguments, format);
     vfprintf(stderr, format, arguments);
     va_end(arguments);
-    fprintf(stderr, error ? ": %s\n" : "\n", strerror(error));
+    fputc('\n', stderr);
     exit(2);
 }
 
@@ -151,7 +152,7 @@ int new_socket(void)
 {
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), size = RECEIVE_BUFFER;
     if (fd < 0)
-        die("no socket");
+        die("no socket: %m");
     setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
     return fd;
 }
@@ -160,5 +161,5 @@ void enable_gro(int fd)
 {
     int on = 1;
     if (setsockopt(fd, IPPROTO_UDP, UDP_GRO, &on, sizeof on) != 0)
-        die("this kernel has no UDP_GRO");
+        die("this kernel has no UDP_GRO: %m");
 }

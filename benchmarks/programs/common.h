@@ -45,6 +45,7 @@ int new_socket(void);
 
 void enable_gro(int fd);
 
+/* End with a message, %m in it being the last error of the kernel. */
 void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
 #endif

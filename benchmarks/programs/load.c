@@ -80,7 +80,6 @@ static void obey(const char *line)
     } else if (sscanf(line, "hellos %lu %lu %lu %lf", &count, &first, &second, &limit) == 4) {
         tell(send_hellos(count, first, second, limit));
     } else {
-        errno = 0;
         die("not a command: %s", line);
     }
     fflush(stdout);

@@ -26,7 +26,7 @@ static int connected_socket(void)
     int fd = new_socket();
     fcntl(fd, F_SETFL, O_NONBLOCK);
     if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0)
-        die("cannot connect");
+        die("cannot connect: %m");
     return fd;
 }
 
@@ -144,7 +144,6 @@ void associate(size_t count, double limit)
         die("too many associations");
     size_t missing = count > load.count ? count - load.count : 0;
     if (run_handshakes(missing, WINDOW, limit, place_to_stay, NULL, keep) != missing) {
-        errno = 0;
         die("not all of %zu associations came about in %g s", count, limit);
     }
 }

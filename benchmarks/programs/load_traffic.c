@@ -201,7 +201,6 @@ static long ask(struct association *association, double patience)
         known = look(association, known, &asked);
     }
     if (known < 0) {
-        errno = 0;
         die("the server does not say what has come");
     }
     return known;
@@ -214,7 +213,7 @@ static void send_block(struct association *association, const unsigned char *rec
         some = number - at < MAX_BATCH ? number - at : MAX_BATCH;
         if (send_segments(association->fd, records + at * size, some * size, size, NULL) < 0 && errno != EAGAIN &&
             errno != ECONNREFUSED)
-            die("cannot send");
+            die("cannot send: %m");
     }
 }
 

@@ -171,7 +171,7 @@ static void repeat_what_is_due(void)
 static void flush(size_t segment)
 {
     if (batch_length > 0 && send_segments(fd, batch, batch_length, segment, &current) < 0)
-        die("cannot send a batch");
+        die("cannot send a batch: %m");
     batch_length = 0;
 }
 
@@ -283,7 +283,7 @@ int main(int argc, char **argv)
     struct timeval patience = {.tv_usec = PATIENCE_MICROSECONDS};
     fd = new_socket();
     if (bind(fd, (struct sockaddr *)&address, size) != 0 || getsockname(fd, (struct sockaddr *)&address, &size) != 0)
-        die("cannot bind");
+        die("cannot bind: %m");
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     if (batched)
         enable_gro(fd);

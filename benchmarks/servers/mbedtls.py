@@ -41,8 +41,8 @@ class Server:
         self._context = tls.ServerContext(
             tls.DTLSConfiguration(
                 validate_certificates=False,
-                certificate_chain=([certificate], key),
-                ciphers=[CIPHERS[job.cipher]],
+                certificate_chain=((certificate,), key),
+                ciphers=(CIPHERS[job.cipher],),
                 lowest_supported_version=tls.DTLSVersion.DTLSv1_2,
             )
         )

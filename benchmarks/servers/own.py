@@ -1,4 +1,4 @@
-"""This package: blocking sockets, handlers in asyncio, a datagram protocol made secure."""
+"""The package itself: blocking sockets, handlers in asyncio, a datagram protocol made secure."""
 
 from __future__ import annotations
 
@@ -95,44 +95,54 @@ def _serve_batches(sock: Any, job: Job) -> None:
 # --- asyncio ---------------------------------------------------------------------------------------------------------
 
 
-async def serve_in_asyncio(job: Job) -> None:
-    """A handler for each association."""
-    received = 0
-    batch = [job.message] * GIVEN
+class Handlers:
+    """The handlers of a server, each for one kind of work."""
 
-    async def echo(connection: Any) -> None:
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._received = 0
+
+    def choose(self) -> Any:
+        """The one for the job."""
+        if self._job.batch:
+            return self.count_batches
+        return self.echo if self._job.echo else self.count
+
+    async def echo(self, connection: Any) -> None:
         async for message in connection:
             await connection.send(message if len(message) >= SHORTEST else b"count 0")
 
-    async def obey(connection: Any, order: bytes) -> None:
-        count, answer = understand(order, received)
-        if job.batch:
+    async def count(self, connection: Any) -> None:
+        async for message in connection:
+            if len(message) >= SHORTEST:
+                self._received += 1
+            else:
+                await self._obey(connection, message)
+
+    async def count_batches(self, connection: Any) -> None:
+        while messages := await connection.recv_many(MOST):
+            for message in messages:
+                if len(message) >= SHORTEST:
+                    self._received += 1
+                else:
+                    await self._obey(connection, message)
+
+    async def _obey(self, connection: Any, order: bytes) -> None:
+        count, answer = understand(order, self._received)
+        if self._job.batch:
+            batch = [self._job.message] * GIVEN
             for at in range(0, count, GIVEN):
                 await connection.send_many(batch[: count - at])
         else:
-            message = job.message
+            message = self._job.message
             for _ in range(count):
                 await connection.send(message)
         await connection.send(answer)
 
-    async def count(connection: Any) -> None:
-        nonlocal received
-        async for message in connection:
-            if len(message) >= SHORTEST:
-                received += 1
-            else:
-                await obey(connection, message)
 
-    async def count_batches(connection: Any) -> None:
-        nonlocal received
-        while messages := await connection.recv_many(MOST):
-            for message in messages:
-                if len(message) >= SHORTEST:
-                    received += 1
-                else:
-                    await obey(connection, message)
-
-    handler = count_batches if job.batch else echo if job.echo else count
+async def serve_in_asyncio(job: Job) -> None:
+    """A handler for each association."""
+    handler = Handlers(job).choose()
     server = await dtls.asyncio.serve(handler, LOOPBACK, 0, context=new_context(job))
     sock = server.sockets[0]
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)

@@ -1,4 +1,4 @@
-"""pyOpenSSL used directly, as its users write it: one UDP socket, a ``Connection`` between memory BIOs for each peer."""
+"""pyOpenSSL used directly, as its users write it: a ``Connection`` between memory BIOs for each peer."""
 
 from __future__ import annotations
 
@@ -133,7 +133,8 @@ class Server:
         self._sock.sendto(connection.bio_read(LARGEST_MESSAGE), self._address)
 
     def _repeat_what_is_due(self) -> None:
-        for self._address, peer in self._peers.items():
+        for address, peer in self._peers.items():
+            self._address = address
             if not peer.established and peer.connection.DTLSv1_handle_timeout():
                 self._flush(peer.connection)
 
