@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"nothing can be measured: the load, a program in C, cannot be compiled:\n{error}")
             print("On Debian: apt-get install gcc libc6-dev libssl-dev")
             return 0
-    print(f"{report.heading()}\n\n{report.table()}\n{aims.table(report)}")
+    print(f"{report.heading()}\n\n{report.table()}\n{aims.table(report)}".rstrip())
     if options.json:
         options.json.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
     if options.update_docs:

@@ -116,14 +116,16 @@ def checks(report: Report) -> list[Check]:
 
 
 def table(report: Report) -> str:
-    """A line for each aim of which something was measured."""
-    words = {True: "met", False: "NOT MET", None: "-"}
-    lines = [
-        f"{'work':32}{'stack':23}{'against':29}{'aim':>11}{'measured':>14}   met",
-    ]
-    lines += [
-        f"{work:32}{stack:23}{against:29}{aim:>11}{measured:>14}   {words[met]}"
-        for work, stack, against, aim, measured, met in checks(report)
-        if met is not None
-    ]
-    return "\n".join(lines)
+    """A line for each aim of which something was measured; empty if nothing was."""
+    found = [check for check in checks(report) if check.met is not None]
+    if not found:
+        return ""
+    return "\n".join(
+        [
+            f"{'work':32}{'stack':23}{'against':29}{'aim':>11}{'measured':>14}   met",
+            *(
+                f"{work:32}{stack:23}{against:29}{aim:>11}{measured:>14}   {'met' if met else 'NOT MET'}"
+                for work, stack, against, aim, measured, met in found
+            ),
+        ]
+    )

@@ -16,7 +16,6 @@
  */
 #include "load.h"
 
-#include <errno.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -8,7 +8,6 @@
 #include "common.h"
 
 #include <arpa/inet.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,8 +56,7 @@ static void transmit(void *nothing, const unsigned char *datagram, size_t length
         batch_length += length;
         return;
     }
-    while (sendto(fd, datagram, length, 0, (struct sockaddr *)&current, sizeof current) < 0 && errno == EINTR)
-        ;
+    sendto(fd, datagram, length, 0, (struct sockaddr *)&current, sizeof current);
 }
 
 /* --- cookies --------------------------------------------------------------------------------------------------- */
