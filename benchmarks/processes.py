@@ -6,11 +6,12 @@ import contextlib
 import os
 import select
 import subprocess
+import sys
 import tempfile
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from .build import LOAD
+from .build import LOAD, CompileError
 from .settings import CIPHER, MESSAGE_SIZE, MTU, PATIENCE
 from .stacks import ROOT
 
@@ -172,6 +173,14 @@ class Server(Process):
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def load_command() -> tuple[list[str], str]:
+    """What starts the load, and why it is not the one in C; empty if it is."""
+    try:
+        return [str(LOAD.built())], ""
+    except CompileError as error:
+        return [sys.executable, "-m", "benchmarks.slow_load"], str(error).strip().splitlines()[0]
+
+
 class Load(Process):
     """The load, see ``programs/load.c``."""
 
@@ -179,7 +188,7 @@ class Load(Process):
         self._server = server
         kind, wait = "dtls" if stack.secured else "plain", "spin" if cores.load != cores.server else "wait"
         arguments = (kind, server.port, CIPHER, MTU, MESSAGE_SIZE, wait)
-        super().__init__("load", [str(LOAD.built()), *map(str, arguments)], cores.load, errors)
+        super().__init__("load", [*load_command()[0], *map(str, arguments)], cores.load, errors)
 
     def associate(self, count: int, seconds: float) -> None:
         """Have so many associations."""
