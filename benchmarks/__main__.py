@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import os
 import platform
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from . import aims, document
 from .measure import run, select
 from .processes import Cores, load_command
-from .report import Report
+from .report import WIDE, Report
 from .stacks import STACKS
 from .works import FULL, QUICK, WORKS
 
@@ -97,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         rounds = options.rounds or (1 if options.quick else ROUNDS)
         report = measure(options.works, options.stacks or list(STACKS), rounds, quick=options.quick)
-    print(f"{report.heading()}\n\n{report.table()}\n{aims.table(report)}".rstrip())
+    columns = shutil.get_terminal_size((WIDE, 0)).columns
+    print("\n\n".join((report.heading(), report.table(columns), aims.table(report))).rstrip())
     if options.json:
         options.json.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
     if options.update_docs:

@@ -55,7 +55,7 @@ def _at_most(
     limit: float, reference: str, work: str, stacks: tuple[str, ...], other: str | None = None
 ) -> _Aim:
     """The CPU of a work is at most so much of another stack's, for the same work or for ``other``."""
-    against = STACKS[reference].title + (" (one a call)" if other else "")
+    against = STACKS[reference].title + (" (single)" if other else "")
     return _Aim(
         work, stacks, against, f"<= {limit:.2f}", limit,
         lambda report, work, stack: _ratio(report.value(work, stack), report.value(other or work, reference)),
@@ -116,16 +116,15 @@ def checks(report: Report) -> list[Check]:
 
 
 def table(report: Report) -> str:
-    """A line for each aim of which something was measured; empty if nothing was."""
-    found = [check for check in checks(report) if check.met is not None]
-    if not found:
+    """A line for each aim of which something was measured, by work; empty if nothing was."""
+    lines, last = [], ""
+    for work, stack, against, aim, measured, met in checks(report):
+        if met is None:
+            continue
+        if work != last:
+            lines += ["", work]
+            last = work
+        lines.append(f" {stack:23}{against:28}{aim:>10}{measured:>9}  {'met' if met else 'missed'}")
+    if not lines:
         return ""
-    return "\n".join(
-        [
-            f"{'work':32}{'stack':23}{'against':29}{'aim':>11}{'measured':>14}   met",
-            *(
-                f"{work:32}{stack:23}{against:29}{aim:>11}{measured:>14}   {'met' if met else 'NOT MET'}"
-                for work, stack, against, aim, measured, met in found
-            ),
-        ]
-    )
+    return "\n".join([f"{'Aims':24}{'against':28}{'aim':>10}{'measured':>9}", *lines])

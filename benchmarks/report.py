@@ -14,7 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _REFERENCES = {PLAIN_ASYNCIO: "/ asyncio", C: "/ C", PYOPENSSL: "/ pyOpenSSL"}
-_COLUMNS = (("median (min to max)", 23), ("per second", 12), ("busy", 6), ("lost", 7))
+_MEDIAN, _RATE, _BUSY, _LOST, _KEPT = "median (min to max)", "per second", "busy", "lost", "bytes kept"
+_NARROW_COLUMNS = {_MEDIAN: 24, _BUSY: 6, _LOST: 7, "/ asyncio": 11, "/ C": 7, _KEPT: 11}
+_ALL_COLUMNS = {
+    _MEDIAN: 24,
+    _RATE: 12,
+    _BUSY: 6,
+    _LOST: 7,
+    "/ asyncio": 11,
+    "/ C": 7,
+    "/ pyOpenSSL": 13,
+    _KEPT: 12,
+}
+WIDE = 106
+"""Columns of a terminal that has room for all."""
 _UNITS = {"us": "us of the server's CPU for an operation", "KB": "KB of the server's memory for one"}
 _SIGNIFICANT = 100
 
@@ -94,43 +107,44 @@ class Report(NamedTuple):
         lines += [f"left out: {STACKS[name].title}: {reason}" for name, reason in self.left_out.items()]
         return "\n".join(lines)
 
-    def table(self) -> str:
-        """A block for each work, a line for each stack."""
-        return "\n".join(block for work in WORKS for block in self._block(work))
+    def table(self, width: int = WIDE) -> str:
+        """A block for each work, a line for each stack; less of it in fewer columns than :data:`WIDE`."""
+        columns = _ALL_COLUMNS if width >= WIDE else _NARROW_COLUMNS
+        return "\n".join(line for work in WORKS for line in self._block(work, columns))
 
-    def _block(self, work: str) -> list[str]:
+    def _block(self, work: str, columns: dict[str, int]) -> list[str]:
         failures = {one.stack: one.reason for one in self.results.failures if one.work == work}
-        rows = []
+        measured = {stack: self.of(work, stack) for stack in STACKS}
+        cells = {stack: self._cells(work, rounds) for stack, rounds in measured.items() if rounds}
+        columns = {
+            title: size for title, size in columns.items() if any(row[title] for row in cells.values())
+        }
+        lines = []
         for stack in STACKS.values():
-            if measured := self.of(work, stack.name):
-                rows.append(f"  {stack.title:24}{self._cells(work, measured)}".rstrip())
+            if stack.name in cells:
+                row = "".join(f"{cells[stack.name][title]:>{size}}" for title, size in columns.items())
+                lines.append(f"  {stack.title:23}{row}".rstrip())
             elif stack.name in failures:
-                rows.append(f"  {stack.title:24}{'-':>6}  {failures[stack.name]}")
-        if not rows:
+                lines.append(f"  {stack.title:23}{'-':>6}  {failures[stack.name]}")
+        if not lines:
             return []
-        titles = "".join(f"{title:>{width}}" for title, width in _COLUMNS)
-        titles += "".join(f"{title:>{_width(title)}}" for title in _REFERENCES.values())
-        return [f"{WORKS[work].title}: {_UNITS[WORKS[work].unit]}", " " * 26 + titles, *rows, ""]
+        titles = "".join(f"{title:>{size}}" for title, size in columns.items())
+        return [f"{WORKS[work].title}: {_UNITS[WORKS[work].unit]}", f"{'':25}{titles}".rstrip(), *lines, ""]
 
-    def _cells(self, work: str, measured: list[Measurement]) -> str:
+    def _cells(self, work: str, measured: list[Measurement]) -> dict[str, str]:
+        """What stands in each column."""
         spread = Spread.of([one.value for one in measured])
-        rate = self.rate(work, measured[0].stack)
+        rate, kept = self.rate(work, measured[0].stack), self.kept(work, measured[0].stack)
         busy = [one.busy for one in measured if one.busy is not None]
         lost = [one.lost for one in measured if one.lost is not None]
-        cells = [
-            str(spread),
-            f"{rate:,.0f}" if rate is not None else "",
-            f"{statistics.median(busy):.0%}" if busy else "",
-            f"{statistics.mean(lost):.1%}" if lost else "",
-        ]
-        text = "".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, _COLUMNS, strict=True))
+        cells = {
+            _MEDIAN: str(spread),
+            _RATE: f"{rate:,.0f}" if rate is not None else "",
+            _BUSY: f"{statistics.median(busy):.0%}" if busy else "",
+            _LOST: f"{statistics.mean(lost):.1%}" if lost else "",
+            _KEPT: f"{max(0.0, kept):,.0f}" if kept is not None else "",
+        }
         for stack, title in _REFERENCES.items():
             reference = self.value(work, stack)
-            ratio = f"{spread.median / reference:.2f}" if reference else ""
-            text += f"{ratio:>{_width(title)}}"
-        kept = self.kept(work, measured[0].stack)
-        return text if kept is None else f"{text}   {max(0.0, kept):,.0f} bytes kept of each"
-
-
-def _width(title: str) -> int:
-    return max(len(title) + 2, 7)
+            cells[title] = f"{spread.median / reference:.2f}" if reference else ""
+        return cells

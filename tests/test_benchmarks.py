@@ -18,7 +18,7 @@ from benchmarks import __main__ as command
 from benchmarks import aims, document, measure, processes, routing
 from benchmarks.build import LOAD, CompileError, Program
 from benchmarks.measure import Failure, Measurement, Results
-from benchmarks.report import Report
+from benchmarks.report import WIDE, Report
 from benchmarks.stacks import STACKS, Stack
 from benchmarks.works import QUICK, WORKS
 from tests.peers.programs import missing
@@ -38,6 +38,11 @@ while True:
     message, address = sock.recvfrom(2048)
     sock.sendto(b"count 0" if len(message) < 100 else {answer}, address)
 """
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
 
 
 @pytest.fixture
@@ -223,7 +228,18 @@ def test_a_row_has_the_median_the_spread_and_ratios() -> None:
     row = next(line for line in table.splitlines() if line.startswith("  dtls, blocking"))
     assert row.split()[2:] == ["4.00", "(3.00", "to", "9.00)", "1,000", "50%", "25.0%", "0.50", "2.00"]
     assert "is tired" in table
-    assert all(len(line) <= 120 for line in table.splitlines())
+
+
+def test_the_tables_fit_the_terminal() -> None:
+    measurements = [
+        Measurement(name, stack, 1234.5, 1e6, 1.0, 0.123, 1e5 if name == "hello" else None)
+        for name, work in WORKS.items()
+        for stack in work.stacks
+    ]
+    report = Report({}, {}, Results(measurements, [], {}))
+    assert [line for line in report.table().splitlines() if len(line) > WIDE] == []
+    narrow = "\n".join((report.table(80), aims.table(report)))
+    assert [line for line in narrow.splitlines() if len(line) > 80] == []
 
 
 def test_an_aim_is_a_ratio_within_the_run() -> None:
