@@ -463,6 +463,7 @@ def test_the_public_names_stay_as_they_are() -> None:
         "Server",
         "connect",
         "create_dtls_endpoint",
+        "run_server",
         "serve",
     ]
     assert [*inspect.signature(connect).parameters][:4] == ["host", "port", "context", "server_hostname"]

@@ -271,16 +271,16 @@ def test_a_thousand_handshakes_may_be_under_way_at_once(
     """All clients' last flights are held back until the server is in a handshake with each of them."""
     count, patience = 1000, 100.0
     client.handshake_timeout = server.handshake_timeout = patience
-    held: dict[Channel, bytes] = {}
+    held: dict[Channel, tuple[bytes, Any]] = {}
     released = False
     offer = Channel.offer
 
-    def hold(channel: Channel, datagram: bytes, place: Any) -> None:
+    def hold(channel: Channel, datagram: bytes, way: Any) -> None:
         is_last_flight = datagram[:1] == b"\x16" and datagram[13] == HandshakeType.CLIENT_KEY_EXCHANGE
         if is_last_flight and not released:
-            held.setdefault(channel, datagram)
+            held.setdefault(channel, (datagram, way))
         else:
-            offer(channel, datagram, place)
+            offer(channel, datagram, way)
 
     async def main() -> None:
         nonlocal released
@@ -294,8 +294,8 @@ def test_a_thousand_handshakes_may_be_under_way_at_once(
             await until(lambda: endpoint.handshakes == count and len(held) == count)
             assert len(endpoint) == 0
             released = True
-            for number, (channel, datagram) in enumerate(held.items()):
-                offer(channel, datagram, None)
+            for number, (channel, flight) in enumerate(held.items()):
+                offer(channel, *flight)
                 if number % 50 == 0:  # more than a socket's buffer holds would have to be repeated
                     await until(lambda done=number: len(endpoint) >= done)  # type: ignore[misc]
             connections = await asyncio.gather(*clients)

@@ -221,7 +221,8 @@ def test_a_protocol_that_closes_hears_no_more(client: Context, server: Context) 
         await until(lambda: len(far._link.endpoint))
         (association,) = far._link.endpoint.established.values()
         protect = association.connection.protect
-        far.get_extra_info("socket").sendto(protect(b"one") + protect(b"two"), association.address)
+        where = near.get_extra_info("sockname")
+        far.get_extra_info("socket").sendto(protect(b"one") + protect(b"two"), where)
         await until(lambda: near_protocol.lost)
         assert near_protocol.heard == 1
         far.set_protocol(heard := Closing())
@@ -401,9 +402,12 @@ def test_a_protocol_may_close_an_association_amid_a_datagram(
         else:
             connection.close(0.0)
             datagram += b"".join(connection.datagrams_to_send(0.0))
+        places = {
+            far._link.address_of(one.address): one.address for one in far._link.endpoint.established.values()
+        }
         batch = [
-            (datagram, near.get_extra_info("sockname")),
-            (other._link.connection.protect(b"still there"), other.get_extra_info("sockname")),
+            (datagram, places[near.get_extra_info("sockname")], 0),
+            (other._link.connection.protect(b"still there"), places[other.get_extra_info("sockname")], 0),
         ]
         far._link.datagrams_received(batch)
         assert (await other_protocol.received.get())[0] == b"still there"

@@ -15,7 +15,7 @@ if sys.platform != "linux":
     pytest.skip("the benchmarks need Linux: affinity, clocks of other processes", allow_module_level=True)
 
 from benchmarks import __main__ as command
-from benchmarks import aims, document, measure, processes, routing
+from benchmarks import aims, document, measure, processes, routing, workers
 from benchmarks.build import LOAD, CompileError, Program
 from benchmarks.measure import Failure, Measurement, Results
 from benchmarks.report import WIDE, Report
@@ -175,6 +175,12 @@ def test_routing_is_measured_with_few_and_with_many_associations() -> None:
     assert [(row.associations, row.speaking) for row in rows] == [(2, 2), (6, 2), (6, 6)]
     assert all(row.median > 0 for row in rows)
     assert len(routing.table(rows).splitlines()) == 4
+
+
+def test_servers_with_one_and_with_two_workers_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert workers.main(["--quick"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[-4:]] == [["0", "1"], ["0", "2"], ["100", "1"], ["100", "2"]]
 
 
 # --- it notices ------------------------------------------------------------------------------------------------------

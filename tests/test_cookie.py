@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtls.cookie import COOKIE_LENGTH, SALT_LENGTH, SECRET_LENGTH, CookieFactory
+from dtls.cookie import COOKIE_LENGTH, KEPT_SECRETS, SALT_LENGTH, SECRET_LENGTH, CookieFactory
 from dtls.wire import DTLS_1_0, DTLS_1_2, MAX_COOKIE_LENGTH, ClientHello
 
 if TYPE_CHECKING:
@@ -256,3 +256,58 @@ def test_a_secret_that_lives_less_than_a_slot_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one slot"):
         CookieFactory(slot=60.0, secret_lifetime=59.9)
     CookieFactory(slot=60.0, secret_lifetime=60.0)
+
+
+# --- shared by several processes -------------------------------------------------------------------------------------
+
+
+def sharing(secret: bytes = bytes(range(SECRET_LENGTH))) -> CookieFactory:
+    return CookieFactory(slot=SLOT, secret_lifetime=LIFETIME, secret=secret)
+
+
+def test_a_cookie_counts_at_every_factory_with_the_same_secret() -> None:
+    one, other = sharing(), sharing()
+    assert other.verify(ADDRESS, answered(one, 0.0), 0.0)
+    assert one.verify(ADDRESS, answered(other, 1.0), 1.0)
+
+
+def test_a_cookie_of_a_factory_with_another_secret_does_not_count() -> None:
+    assert not sharing(b"another".ljust(SECRET_LENGTH)).verify(ADDRESS, answered(sharing(), 0.0), 0.0)
+
+
+@pytest.mark.parametrize("begun", [0.0, 1.0, LIFETIME / 2 + 7.0, LIFETIME - 1.0])
+def test_factories_that_began_at_different_times_change_the_shared_secret_together(begun: float) -> None:
+    first, second = sharing(), sharing()
+    first.generate(ADDRESS, HELLO, 0.0)
+    second.generate(ADDRESS, HELLO, begun)
+    for change in (LIFETIME, 2 * LIFETIME, 7 * LIFETIME):
+        before, after = answered(first, change - 1.0), answered(first, change + 1.0)
+        late = sharing()  # of a process that has just been started
+        for factory in (second, late):
+            assert factory.verify(ADDRESS, before, change - 0.5)
+            assert factory.verify(ADDRESS, before, change + 1.0)
+            assert factory.verify(ADDRESS, after, change + 1.0)
+            assert not factory.verify(ADDRESS, before, change + SLOT)
+
+
+def test_the_shared_secret_of_one_period_makes_no_cookie_of_the_next() -> None:
+    factory = sharing()
+    learned = factory._secret_of(0)
+    assert learned not in {factory._secret_of(1), factory._secret_of(-1), bytes(range(SECRET_LENGTH))}
+    thief = CookieFactory(slot=SLOT, secret_lifetime=1e9, random_bytes=lambda length: learned[:length])
+    assert factory.verify(ADDRESS, answered(thief, LIFETIME - 1.0), LIFETIME - 1.0)
+    assert not factory.verify(ADDRESS, answered(thief, LIFETIME), LIFETIME)
+
+
+def test_nothing_is_kept_of_secrets_that_are_over() -> None:
+    for factory in (sharing(), CookieFactory(slot=SLOT, secret_lifetime=LIFETIME)):
+        for period in range(20):
+            factory.verify(ADDRESS, answered(factory, period * LIFETIME), period * LIFETIME)
+        assert len(factory._keys) == KEPT_SECRETS
+
+
+def test_a_short_secret_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 32 bytes, not 31"):
+        CookieFactory(secret=bytes(31))
+    with pytest.raises(TypeError):
+        CookieFactory(secret="x" * SECRET_LENGTH)  # type: ignore[arg-type]

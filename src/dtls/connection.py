@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Sequence
 
     from .context import Context
     from .events import Event
@@ -49,6 +50,22 @@ class ReceivedClientHello(NamedTuple):
     """Of the record that completed it; the server's records go on from there (RFC 6347, 4.2.1)."""
     record_version: int
     cookie_verified: bool
+
+
+MAX_SEGMENTS = 64
+"""Datagrams in one run of bytes: as many as every kernel that knows segments takes (Linux 4.18 and later)."""
+MAX_RUN_LENGTH = 65_000
+"""Bytes of such a run: with its headers it must fit an IP packet."""
+
+
+class Unprotected(NamedTuple):
+    """What became of a run of datagrams."""
+
+    messages: list[bytes]
+    taken: int
+    """How many bytes of the run have been taken in: up to a datagram that is not just a message, or to its end."""
+    events: list[Event] | None
+    """What the last datagram that was taken in has brought if it was no message after all; ``None`` if all were."""
 
 
 class Connection(abc.ABC):
@@ -96,6 +113,21 @@ class Connection(abc.ABC):
     @abc.abstractmethod
     def protect(self, message: bytes | bytearray | memoryview) -> bytes:
         """As :meth:`send`; the datagram is returned, and is not among those of :meth:`datagrams_to_send`."""
+
+    @abc.abstractmethod
+    def unprotect_many(self, datagrams: bytes, size: int, now: float) -> Unprotected:
+        """As :meth:`unprotect`, of datagrams of ``size`` bytes in one run, the last of which may be shorter.
+
+        It stops at the first that is not just a message: :meth:`unprotect` is for that one.
+        """
+
+    @abc.abstractmethod
+    def protect_many(self, messages: Sequence[bytes | bytearray | memoryview]) -> list[tuple[bytes, int]]:
+        """As :meth:`protect`; in order, runs of datagrams of one size, the last of which may be shorter, and that size.
+
+        A run has at most ``MAX_SEGMENTS`` datagrams and ``MAX_RUN_LENGTH`` bytes. Raises as :meth:`send` does, before
+        any message is protected.
+        """
 
     @abc.abstractmethod
     def datagrams_to_send(self, now: float) -> list[bytes]:

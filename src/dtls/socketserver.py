@@ -248,11 +248,11 @@ class DTLSServer(socketserver.UDPServer):
             if isinstance(event, DataReceived):
                 self._requests.append((event.data, address))
             elif isinstance(event, HandshakeCompleted):
-                self._peers.add(origin, association)
+                self._peers.add(address, association)
             elif isinstance(event, HandshakeFailed):
                 logger.info("handshake with %s failed: %s", address, event.error)
             else:
-                self._peers.discard(origin, association)
+                self._peers.discard(address, association)
 
     def _flush(self) -> None:
         for origin, datagram in self._endpoint.datagrams_to_send(now()):

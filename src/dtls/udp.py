@@ -82,7 +82,7 @@ class Listener:
                     datagram, address = self.sock.recvfrom(LARGEST_DATAGRAM)
                     return datagram, Origin(address)
                 datagram, control, _, address = self.sock.recvmsg(LARGEST_DATAGRAM, _CONTROL_SPACE)
-                return datagram, Origin(address, _local_address(control))
+                return datagram, Origin(address, local_address(control))
             except (BlockingIOError, InterruptedError):
                 return None
             except OSError as error:
@@ -103,7 +103,7 @@ class Listener:
         if origin.local is None:
             self.sock.sendto(datagram, origin.address)
         else:
-            self.sock.sendmsg([datagram], [_packet_info(self.sock.family, origin.local)], 0, origin.address)
+            self.sock.sendmsg([datagram], [control_for(self.sock.family, origin.local)], 0, origin.address)
 
     def own_address(self, origin: Origin) -> Any:
         """Which address of ours the peer writes to."""
@@ -153,7 +153,8 @@ class Listener:
         self.statistics[f"socket_{name}"] += 1
 
 
-def _local_address(control: list[tuple[int, int, bytes]]) -> tuple[bytes, int] | None:
+def local_address(control: list[tuple[int, int, bytes]]) -> tuple[bytes, int] | None:
+    """Which address of ours a datagram was sent to, from its control messages; see :class:`Origin`."""
     for level, kind, data in control:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(data) >= _IPV4_PACKET_INFO.size:
             _, local, _ = _IPV4_PACKET_INFO.unpack_from(data)
@@ -168,7 +169,8 @@ def _local_address(control: list[tuple[int, int, bytes]]) -> tuple[bytes, int] |
     return None
 
 
-def _packet_info(family: int, local: tuple[bytes, int]) -> tuple[int, int, bytes]:
+def control_for(family: int, local: tuple[bytes, int]) -> tuple[int, int, bytes]:
+    """The control message that has a datagram sent from the address ``local`` of ours."""
     packed, interface = local
     if family == socket.AF_INET6:
         return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _IPV6_PACKET_INFO.pack(packed, interface)
@@ -181,13 +183,14 @@ class PeerAddress(tuple[Any, ...]):  # noqa: SLOT001 - a tuple has no room for w
     One address may write to several of ours, as behind a NAT: each is an association of its own.
     """
 
-    origin: Origin
+    place: Any
+    """What tells the peer apart: an :class:`Origin`, or another form of it."""
 
     @classmethod
-    def of(cls, origin: Origin) -> PeerAddress:
-        """The address of an origin."""
+    def of(cls, origin: Origin, place: Any = None) -> PeerAddress:
+        """The address of an origin, which ``place`` stands for if it is given."""
         address = cls(origin.address)
-        address.origin = origin
+        address.place = origin if place is None else place
         return address
 
 
@@ -198,16 +201,16 @@ class Peers(Generic[Found]):
         self._by_place: dict[Any, Found] = {}
         self._by_address: dict[Any, dict[Any, Found]] = {}
 
-    def add(self, place: Any, found: Found) -> None:
-        """Know a new one at ``place``: an :class:`Origin`, or an address."""
-        self._by_place[place] = found
-        self._by_address.setdefault(_plain(place), {})[place] = found
+    def add(self, address: PeerAddress, found: Found) -> None:
+        """Know a new one."""
+        self._by_place[address.place] = found
+        self._by_address.setdefault(address, {})[address.place] = found
 
-    def discard(self, place: Any, found: Found) -> None:
+    def discard(self, address: PeerAddress, found: Found) -> None:
         """Forget one that has ended; there may be a later one."""
+        place = address.place
         if self._by_place.get(place) is found:
             del self._by_place[place]
-            address = _plain(place)
             del self._by_address[address][place]
             if not self._by_address[address]:
                 del self._by_address[address]
@@ -218,7 +221,7 @@ class Peers(Generic[Found]):
         ``None`` for a plain address with several: a message must not go to another than it is meant for.
         """
         if isinstance(address, PeerAddress):
-            return self._by_place.get(address.origin)
+            return self._by_place.get(address.place)
         there = self._by_address.get(address)
         if there is None and isinstance(address, tuple) and len(address) == 2:  # noqa: PLR2004 - host and port
             there = self._by_address.get((*address, 0, 0))
@@ -226,10 +229,6 @@ class Peers(Generic[Found]):
             return None
         (found,) = there.values()
         return found
-
-
-def _plain(place: Any) -> Any:
-    return place.address if isinstance(place, Origin) else place
 
 
 class Waker:

@@ -12,5 +12,14 @@ from .client import connect
 from .connection import DTLSConnection
 from .server import Server, serve
 from .transport import DTLSDatagramTransport, create_dtls_endpoint
+from .workers import run_server
 
-__all__ = ["DTLSConnection", "DTLSDatagramTransport", "Server", "connect", "create_dtls_endpoint", "serve"]
+__all__ = [
+    "DTLSConnection",
+    "DTLSDatagramTransport",
+    "Server",
+    "connect",
+    "create_dtls_endpoint",
+    "run_server",
+    "serve",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +12,9 @@ from dtls.errors import SSLTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+
+_NO_SUCH_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 
 class Address(NamedTuple):
@@ -49,10 +53,65 @@ async def resolve(
         except asyncio.TimeoutError:
             message = f"the name {host!r} was not resolved in time"
             raise SSLTimeoutError(message) from None
-    if not found:
+    return _addresses(host, found)
+
+
+def resolve_blocking(
+    host: str | None, port: str | int | None, *, family: int = 0, flags: int = 0
+) -> list[Address]:
+    """As :func:`resolve`, where no loop runs: it takes as long as the system's resolver does."""
+    return _addresses(
+        host, socket.getaddrinfo(host or None, port, family=family, type=socket.SOCK_DGRAM, flags=flags)
+    )
+
+
+def _addresses(host: str | None, found: Iterable[Any]) -> list[Address]:
+    addresses = [Address(family, proto, sockaddr) for family, _, proto, _, sockaddr in found]
+    if not addresses:
         message = f"getaddrinfo() gives no address for {host!r}"
         raise OSError(message)
-    return [Address(family, proto, sockaddr) for family, _, proto, _, sockaddr in found]
+    return addresses
+
+
+def hosts_of(host: str | Sequence[str] | None, port: int | str | None) -> list[str | None]:
+    """The hosts that a server's ``host`` names. Raises :exc:`ValueError` for none, and without a port."""
+    if port is None:
+        message = "Neither host/port nor sock were specified"
+        raise ValueError(message)
+    hosts: list[str | None] = [host] if host is None or isinstance(host, str) else list(host)
+    if not hosts:
+        message = "host names no address; None stands for all interfaces"
+        raise ValueError(message)
+    return hosts
+
+
+def bound_sockets(
+    addresses: Iterable[Address], *, everywhere: bool, reuse_port: bool = False
+) -> list[socket.socket]:
+    """A socket for each address; port 0 takes a free one, the same for all. Raises :exc:`OSError`.
+
+    :param everywhere: all interfaces were asked for, and it is no fault if there is no IPv6 here.
+    """
+    socks: list[socket.socket] = []
+    chosen: int | None = None
+    try:
+        for address in dict.fromkeys(addresses):
+            place = address
+            if chosen is not None and not address.sockaddr[1]:
+                place = address._replace(sockaddr=(address.sockaddr[0], chosen, *address.sockaddr[2:]))
+            try:
+                made = bound_socket(place, reuse_port=reuse_port)
+            except OSError as error:
+                if socks and everywhere and error.errno in _NO_SUCH_FAMILY:
+                    continue
+                raise
+            socks.append(made)
+            chosen = made.getsockname()[1]
+    except BaseException:
+        for made in socks:
+            made.close()
+        raise
+    return socks
 
 
 def bound_socket(address: Address, *, reuse_port: bool = False, only_ipv6: bool = True) -> socket.socket:
@@ -64,7 +123,7 @@ def bound_socket(address: Address, *, reuse_port: bool = False, only_ipv6: bool 
     try:
         sock.setblocking(False)
         if reuse_port:
-            _share_port(sock)
+            share_port(sock)
         if address.family == socket.AF_INET6 and only_ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
@@ -78,7 +137,11 @@ def bound_socket(address: Address, *, reuse_port: bool = False, only_ipv6: bool 
     return sock
 
 
-def _share_port(sock: socket.socket) -> None:
+def share_port(sock: socket.socket) -> None:
+    """Let other sockets of the same user be bound to its address; those that exist must allow it too.
+
+    Raises :exc:`ValueError` where the system knows no SO_REUSEPORT.
+    """
     if not hasattr(socket, "SO_REUSEPORT"):
         message = "reuse_port not supported by socket module"
         raise ValueError(message)

@@ -14,19 +14,22 @@ import warnings
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dtls.kernel import LARGEST_DATAGRAM
-from dtls.udp import Listener, Origin
+from dtls.ports import Port, port_of
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-MAX_READS = 64
-"""How many datagrams are taken in before other callbacks of the loop have their turn: a flood must not starve them."""
+    from dtls.ports import Arrival
+
 MAX_UNSENT = 1_024
 """How many datagrams wait for room in the socket's send buffer; what is more is dropped and counted."""
 MAX_WOKEN = 64
 """How many of those who wait for room are woken at a time; more would find it gone."""
+MAX_GATHERED = 64
+"""How many datagrams are gathered, to be sent by one call, before they are sent."""
+SENDS_IN_A_ROW = 4
+"""After so many datagrams sent with none coming in between, those that follow are gathered."""
 FLUSH_PATIENCE = 1.0
 """Seconds that a socket which is closed is left to get rid of what waits for room."""
 
@@ -34,8 +37,8 @@ FLUSH_PATIENCE = 1.0
 class Consumer(Protocol):
     """What a channel hands its datagrams to."""
 
-    def datagrams_received(self, batch: list[Any]) -> None:
-        """Take in datagrams: of a connected socket as bytes, of another as pairs of datagram and place."""
+    def datagrams_received(self, batch: list[Arrival]) -> None:
+        """Take in datagrams: triples of bytes, place, and the size of the segments they consist of or 0."""
 
     def error_received(self, error: OSError) -> None:
         """The kernel says something about what was sent before."""
@@ -47,7 +50,7 @@ class Consumer(Protocol):
 class _Nobody:
     """The consumer of a channel that is closed."""
 
-    def datagrams_received(self, batch: list[Any]) -> None:
+    def datagrams_received(self, batch: list[Arrival]) -> None:
         """They are too late."""
 
     def error_received(self, error: OSError) -> None:
@@ -58,54 +61,34 @@ class _Nobody:
 
 
 class Channel:
-    """Runs ``sock``, which is taken over, for a consumer.
+    """Runs ``sock``, which is taken over, for a consumer. For places and ways see :class:`dtls.ports.Port`.
 
-    A *place* is where datagrams come from and go to: ``None`` on a connected socket, an address, or, on a socket
-    bound to all addresses, an :class:`~dtls.udp.Origin`, which also holds which of ours the peer writes to.
+    Where many datagrams can be sent by one call, those that answer several which came together, and those of a row,
+    are gathered until the loop has had its turn. One alone is sent at once.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, consumer: Consumer) -> None:
         self.closed = True  # until everything below has gone well
-        sock.setblocking(False)
-        self.sock = sock
-        self.sockname: Any = sock.getsockname()
-        self.loop = loop
         self.statistics: Counter[str] = Counter()
         """What the kernel did not take or complained of, by reason."""
+        self.port: Port = port_of(sock, self.statistics)
+        self.sock = sock
+        self.sockname: Any = sock.getsockname()
+        self.peername = self.port.peername
+        self.loop = loop
         self.full = False
         """Whether the send buffer is full: those who can wait should wait for :meth:`room`."""
         self._consumer = consumer
-        self._unsent: deque[tuple[bytes, Any]] = deque()
+        self._queue: deque[tuple[bytes, Any]] = deque()
+        """What is gathered or, when the send buffer is full, waits for room."""
+        self._gathers = False
+        self._in_a_row = 0
+        self._flush_is_due = False
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._closing: asyncio.TimerHandle | None = None
         self._transport: asyncio.DatagramTransport | None = None
         self._on_closed: Callable[[], object] | None = None
-        self._receive: Callable[[int], Any]
-        self._send: Callable[[bytes, Any], object]
-        self._choose_calls()
         self.closed = False
-
-    def _choose_calls(self) -> None:
-        """Bound methods of the socket where they will do: each datagram is read by one call in C.
-
-        (``recvfrom`` is faster than ``recvfrom_into`` a reused buffer: the bytes are needed as an object anyway.)
-        """
-        sock = self.sock
-        try:
-            self.peername: Any = sock.getpeername()
-        except OSError:
-            self.peername = None
-            listener = Listener(sock, branches=False)
-            listener.statistics = self.statistics
-            self.own_address: Callable[[Origin], Any] = listener.own_address
-            if listener.reports_local:
-                self._receive = _receive_from(listener)
-                self._send = listener.transmit
-            else:
-                self._receive, self._send = sock.recvfrom, sock.sendto
-        else:
-            self._receive = sock.recv
-            self._send = lambda datagram, _: sock.send(datagram)
 
     async def open(self) -> None:
         """Begin to read."""
@@ -116,7 +99,7 @@ class Channel:
                 lambda: _Substitute(self), sock=self.sock
             )
             self._transport.set_write_buffer_limits(high=0)  # type: ignore[attr-defined] # of all loops' transports
-            self._send = self._send_by_transport
+            self.port = _TransportPort(self.sock, self.statistics, self._transport)
 
     def __repr__(self) -> str:
         return f"<dtls.asyncio.{type(self).__name__} {'closed' if self.closed else self.sockname}>"
@@ -131,17 +114,22 @@ class Channel:
     # --- reading -------------------------------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
-        receive = self._receive
-        batch = []
+        batch: list[Arrival] = []
         try:
-            for _ in range(MAX_READS):
-                batch.append(receive(LARGEST_DATAGRAM))  # noqa: PERF401 - what was read before an error counts
-        except (BlockingIOError, InterruptedError):
-            pass
+            self.port.receive_into(batch)
         except OSError as error:
             self._note(error)
-        if batch:
+        if not batch:
+            return
+        self._in_a_row = 0
+        if len(batch) == 1:
+            self._flush_in_turn()  # nothing may overtake what is gathered
+            self._gathers = self.closed
             self._consumer.datagrams_received(batch)
+            return
+        self._gathers = self._flush_is_due = self.port.gathers
+        self._consumer.datagrams_received(batch)
+        self._flush_in_turn()
 
     def _note(self, error: OSError) -> None:
         name = errno.errorcode.get(error.errno or 0, "error").lower()
@@ -150,61 +138,118 @@ class Channel:
 
     # --- writing -------------------------------------------------------------------------------------------------
 
-    def transmit(self, datagram: bytes, place: Any) -> None:
-        """Send a datagram now, or when there is room. Raises :exc:`OSError` (EMSGSIZE) for one that is too long."""
-        if self.full:
-            self._keep(datagram, place)
-            return
-        try:
-            self._send(datagram, place)
-        except (BlockingIOError, InterruptedError):
-            self._keep(datagram, place)
-        except OSError as error:
-            self._after_error(error, datagram, place)
+    def transmit(self, datagram: bytes, way: Any) -> None:
+        """Send a datagram now, with others in a moment, or when there is room.
 
-    def offer(self, datagram: bytes, place: Any) -> None:
-        """Send a datagram if there is room now. It is lost otherwise, as any may be: its sender repeats it."""
+        Raises :exc:`OSError` (EMSGSIZE) for one that is too long, if it is sent now.
+        """
+        if self._gathers or self.full:
+            self._gather(datagram, way)
+            return
+        self._in_a_row += 1
+        if self._in_a_row >= SENDS_IN_A_ROW:
+            self._gathers = self.port.gathers
+        try:
+            self.port.send(datagram, way)
+        except (BlockingIOError, InterruptedError):
+            self._gather(datagram, way)
+            self._become_full()
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                raise
+            self._note(error)
+            if isinstance(error, ConnectionRefusedError) and not self.closed:
+                # It was about an earlier datagram; this one has not been sent.
+                self.offer(datagram, way)
+
+    def transmit_run(self, datagrams: bytes, size: int, way: Any) -> None:
+        """As :meth:`transmit`, of datagrams of ``size`` bytes in one run, the last of which may be shorter."""
+        self._flush_in_turn()
+        if self.full or self.closed or not self._sends_run(datagrams, size, way):
+            for at in range(0, len(datagrams), size):
+                self._gather(datagrams[at : at + size], way)
+
+    def _sends_run(self, datagrams: bytes, size: int, way: Any) -> bool:
+        """Send a run, if it can be sent as one and there is room."""
+        try:
+            return self.port.send_run(datagrams, size, way)
+        except (BlockingIOError, InterruptedError):
+            self._become_full()
+        except OSError as error:
+            self._note(error)
+            return not isinstance(error, ConnectionRefusedError)  # which was about an earlier datagram
+        return False
+
+    def offer(self, datagram: bytes, way: Any) -> None:
+        """Send a datagram unless there is no room. It is lost then, as any may be: its sender repeats it."""
         if self.full:
             self.statistics["dropped_send_buffer_full"] += 1
             return
+        if self._gathers:
+            self._gather(datagram, way)
+            return
         try:
-            self._send(datagram, place)
+            self.port.send(datagram, way)
         except (BlockingIOError, InterruptedError):
             self.statistics["dropped_send_buffer_full"] += 1
         except OSError as error:
             self._note(error)
 
-    def _after_error(self, error: OSError, datagram: bytes, place: Any) -> None:
-        if error.errno == errno.EMSGSIZE:
-            raise error
-        self._note(error)
-        if isinstance(error, ConnectionRefusedError) and not self.closed:
-            # It was about an earlier datagram; this one has not been sent.
-            self.offer(datagram, place)
-
-    def _keep(self, datagram: bytes, place: Any) -> None:
-        if self.closed or len(self._unsent) >= MAX_UNSENT:
+    def _gather(self, datagram: bytes, way: Any) -> None:
+        queue = self._queue
+        if self.closed:
+            self.statistics["dropped_after_close"] += 1
+            return
+        if len(queue) >= MAX_UNSENT:
             self.statistics["dropped_send_buffer_full"] += 1
             return
-        self._unsent.append((datagram, place))
+        queue.append((datagram, way))
+        if self.full:
+            return
+        if len(queue) >= MAX_GATHERED:
+            self.flush()
+        elif not self._flush_is_due:
+            self._flush_is_due = True
+            self.loop.call_soon(self._flush_in_turn)
+
+    def _flush_in_turn(self) -> None:
+        self._flush_is_due = False
+        if self._queue and not self.full:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is gathered, as far as there is room."""
+        queue = self._queue
+        retried = False
+        while queue and not self.closed:
+            try:
+                taken = self.port.send_many(queue)
+            except (BlockingIOError, InterruptedError):
+                self._become_full()
+                return
+            except OSError as error:
+                self._note(error)
+                if isinstance(error, ConnectionRefusedError) and not retried:
+                    retried = True  # it was about an earlier datagram; this one has not been sent
+                    continue
+                taken = 1
+            retried = False
+            if taken >= len(queue):
+                queue.clear()
+            else:
+                for _ in range(taken):
+                    queue.popleft()
+
+    def _become_full(self) -> None:
         if not self.full:
             self.full = True
             self.loop.add_writer(self.sock.fileno(), self._on_writable)
             self._consumer.room_changed(True)
 
     def _on_writable(self) -> None:
-        unsent = self._unsent
-        while unsent:
-            try:
-                self._send(*unsent[0])
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                self._note(error)
-                if self.closed:
-                    return
-            unsent.popleft()
-        self._has_room()
+        self.flush()
+        if not self._queue and not self.closed:
+            self._has_room()
 
     def _has_room(self) -> None:
         was_full, self.full = self.full, False
@@ -227,7 +272,7 @@ class Channel:
     @property
     def unsent_bytes(self) -> int:
         """The length in bytes of what waits for room."""
-        return sum(len(datagram) for datagram, _ in self._unsent)
+        return sum(len(datagram) for datagram, _ in self._queue)
 
     async def room(self) -> None:
         """Wait until there may be room, or the channel is closed."""
@@ -242,7 +287,9 @@ class Channel:
         if self.closed or self._closing is not None:
             return
         self._on_closed = on_closed
-        if not self._unsent:
+        if not self.full:
+            self.flush()
+        if not self._queue:
             self._release()
             return
         if self._transport is None:
@@ -252,15 +299,17 @@ class Channel:
     def abort(self) -> None:
         """Close the socket now."""
         if not self.closed:
+            if not self.full:
+                self.flush()
             self._release()
 
     def _release(self) -> None:
         self.closed = True
         self.full = False
-        self._send = _send_nowhere
-        if self._unsent:
-            self.statistics["dropped_send_buffer_full"] += len(self._unsent)
-            self._unsent.clear()
+        self._gathers = True  # what is sent from now on goes nowhere
+        if self._queue:
+            self.statistics["dropped_send_buffer_full"] += len(self._queue)
+            self._queue.clear()
         if self._closing is not None:
             self._closing.cancel()
         if not self.loop.is_closed():
@@ -285,10 +334,6 @@ class Channel:
 
     # --- loops that cannot watch descriptors ---------------------------------------------------------------------
 
-    def _send_by_transport(self, datagram: bytes, place: Any) -> None:
-        if self._transport is not None and not self.closed:
-            self._transport.sendto(datagram, self.peername if place is None else place)
-
     def _substitute_full(self, full: bool) -> None:
         if full:
             self.full = True
@@ -306,7 +351,7 @@ class _Substitute(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: Any) -> None:
         channel = self._channel
         if not channel.closed:
-            channel._consumer.datagrams_received([data if channel.peername else (data, addr)])
+            channel._consumer.datagrams_received([(data, None if channel.peername else addr, 0)])
 
     def error_received(self, exc: Exception) -> None:
         if isinstance(exc, OSError) and not self._channel.closed:
@@ -319,18 +364,17 @@ class _Substitute(asyncio.DatagramProtocol):
         self._channel._substitute_full(False)
 
 
-def _send_nowhere(datagram: bytes, place: Any) -> None:
-    """What is sent on a closed channel is lost on the way."""
+class _TransportPort(Port):
+    """Writes by asyncio's own transport, which reads for a channel, too."""
 
+    def __init__(
+        self, sock: socket.socket, statistics: Counter[str], transport: asyncio.DatagramTransport
+    ) -> None:
+        super().__init__(sock, statistics)
+        self._transport = transport
 
-def _receive_from(listener: Listener) -> Callable[[int], tuple[bytes, Origin]]:
-    def receive(_: int) -> tuple[bytes, Origin]:
-        arrival = listener.receive()
-        if arrival is None:
-            raise BlockingIOError
-        return arrival
-
-    return receive
+    def send(self, datagram: bytes, way: Any) -> None:
+        self._transport.sendto(datagram, self.peername or way.origin.address)
 
 
 class Alarm:

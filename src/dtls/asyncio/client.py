@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from dtls.context import Context
     from dtls.events import Event
+    from dtls.ports import Arrival
     from dtls.session import DTLSSession
 
     from .addresses import Address
@@ -40,6 +41,9 @@ class Sink(Protocol):
 
     def _deliver(self, message: bytes) -> None:
         """A message has come."""
+
+    def _deliver_many(self, messages: list[bytes]) -> None:
+        """Several have come, in order."""
 
     def _end(self, error: SSLError | None) -> None:
         """The association has ended: by close_notify, or by ``error``. May be called again."""
@@ -91,6 +95,7 @@ class ClientLink(Watched):
             time.monotonic(), server_hostname=server_hostname, session=session
         )
         self.channel = Channel(loop, sock, self)
+        self.way = self.channel.port.way(None)
         self._alarm = Alarm(loop, time.monotonic, self._handle_timeout)
         self._make_sink = make_sink
         self.sink: Sink | None = None
@@ -111,18 +116,36 @@ class ClientLink(Watched):
 
     # --- what the channel calls ----------------------------------------------------------------------------------
 
-    def datagrams_received(self, batch: list[bytes]) -> None:
+    def datagrams_received(self, batch: list[Arrival]) -> None:
         """Take in what the socket has."""
         connection, sink = self.connection, self.sink
         now = time.monotonic()
         self._refusals = 0
-        for datagram in batch:
+        for datagram, _, size in batch:
+            if size:
+                self._receive_segments(datagram, size, now)
+                sink = self.sink
+                continue
             found = connection.unprotect(datagram, now)
             if type(found) is bytes and sink is not None:
                 sink._deliver(found)
             else:
                 self._go_on(found)  # type: ignore[arg-type] # mypy does not narrow by `type() is`
                 sink = self.sink
+
+    def _receive_segments(self, datagrams: bytes, size: int, now: float) -> None:
+        connection = self.connection
+        at = 0
+        while at < len(datagrams):
+            found = connection.unprotect_many(datagrams[at:], size, now)
+            at += found.taken
+            if found.messages and self.sink is not None:
+                self.sink._deliver_many(found.messages)
+            if found.events is not None:
+                self._go_on(found.events)
+            elif at < len(datagrams):
+                self._go_on(connection.receive_datagram(datagrams[at : at + size], now))
+                at += size
 
     def error_received(self, error: OSError) -> None:
         """ICMP says that nothing listens at the peer's port. Anybody can say so; it counts in a handshake only."""
@@ -145,7 +168,7 @@ class ClientLink(Watched):
             self._note(event)
         connection, channel = self.connection, self.channel
         for datagram in connection.datagrams_to_send(time.monotonic()):
-            channel.offer(datagram, None)
+            channel.offer(datagram, self.way)
         ended = connection.state not in (_HANDSHAKING, ConnectionState.ESTABLISHED)
         if ended or channel.closed:
             self._alarm.stop()
@@ -319,7 +342,7 @@ def _connection_of(link: ClientLink) -> DTLSConnection:
         link,
         channel,
         link.connection,
-        place=None,
+        way=link.way,
         peername=channel.peername,
         sockname=channel.sockname,
         limits=EndpointLimits(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +14,7 @@ from .negotiated import Negotiated, extra_info
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Iterable
     from types import TracebackType
 
     from typing_extensions import Self
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 SENDS_IN_A_ROW = 64
 """After so many messages sent without waiting, the other tasks of the loop have their turn: reading is one of them."""
+
+MAX_AT_A_TIME = 64
+"""Messages that ``recv_many`` gives, and that ``send_many`` sends before the other tasks have their turn."""
 
 
 class Owner(Protocol):
@@ -54,12 +59,12 @@ class DTLSConnection(Negotiated):
         "_over",
         "_owner",
         "_peername",
-        "_place",
         "_queued_bytes",
         "_receives",
         "_sent",
         "_sockname",
         "_waiter",
+        "_way",
     )
 
     def __init__(
@@ -68,7 +73,7 @@ class DTLSConnection(Negotiated):
         channel: Channel,
         connection: Connection,
         *,
-        place: Any,
+        way: Any,
         peername: Any,
         sockname: Any,
         limits: EndpointLimits,
@@ -77,7 +82,7 @@ class DTLSConnection(Negotiated):
         self._channel = channel
         self._loop = channel.loop
         self._connection = connection
-        self._place = place
+        self._way = way
         self._peername = peername
         self._sockname = sockname
         self._most_messages = limits.queued_messages
@@ -106,42 +111,66 @@ class DTLSConnection(Negotiated):
         :class:`~dtls.AssociationExpired`, an :class:`~dtls.SSLError` for a fatal alert; and :exc:`RuntimeError` if
         another task waits here already.
         """
-        if not self._messages and not await self._arrival():
-            return b""
-        return self._take()
+        messages = self._messages
+        while not messages:
+            if not self._receives:
+                self._raise_error()
+                return b""
+            await self._arrival()
+        message = messages.popleft()
+        self._queued_bytes -= len(message)
+        return message
+
+    async def recv_many(self, max_messages: int = MAX_AT_A_TIME) -> list[bytes]:
+        """The messages that there are, in order, at least one and at most ``max_messages``; ``[]`` at the end.
+
+        Cheaper than :meth:`recv` for each. Raises as it does, and :exc:`ValueError` for a ``max_messages`` below 1.
+        """
+        if max_messages < 1:
+            text = f"max_messages must be at least 1, not {max_messages!r}"
+            raise ValueError(text)
+        messages = self._messages
+        while not messages:
+            if not self._receives:
+                self._raise_error()
+                return []
+            await self._arrival()
+        if len(messages) <= max_messages:
+            taken = list(messages)
+            messages.clear()
+            self._queued_bytes = 0
+            return taken
+        taken = [messages.popleft() for _ in range(max_messages)]
+        self._queued_bytes -= sum(map(len, taken))
+        return taken
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
         """The next message; the iteration ends when the peer or this side has closed. Raises as :meth:`recv`."""
-        if not self._messages and not await self._arrival():
-            raise StopAsyncIteration
-        return self._take()
-
-    def _take(self) -> bytes:
-        message = self._messages.popleft()
+        messages = self._messages
+        while not messages:
+            if not self._receives:
+                self._raise_error()
+                raise StopAsyncIteration
+            await self._arrival()
+        message = messages.popleft()
         self._queued_bytes -= len(message)
         return message
 
-    async def _arrival(self) -> bool:
-        """Wait until there is a message; false when there will be none."""
-        while not self._messages:
-            if not self._receives:
-                if self._error is not None:
-                    raise self._error.with_traceback(None)
-                return False
-            if self._waiter is not None:
-                text = "recv() was called while another task waits in it"
-                raise RuntimeError(text)
-            waiter = self._waiter = self._loop.create_future()
-            try:
-                await waiter
-            except BaseException:
-                if self._waiter is waiter:
-                    self._waiter = None
-                raise
-        return True
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+
+    def _arrival(self) -> asyncio.Future[None]:
+        """What becomes done when there is a message, or there will be none."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            text = "recv() was called while another task waits in it"
+            raise RuntimeError(text)
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
 
     async def send(self, message: bytes | bytearray | memoryview) -> None:
         """Send one message; waits only while the socket's send buffer is full.
@@ -156,18 +185,38 @@ class DTLSConnection(Negotiated):
         while channel.full:
             await channel.room()
         if self._closing:
-            raise SSLZeroReturnError if self._error is None else self._error.with_traceback(None)
+            raise self._closed_error()
         datagram = self._connection.protect(message)
         try:
-            channel.transmit(datagram, self._place)
+            channel.transmit(datagram, self._way)
         except OSError:
             raise _too_long_for_the_path(message, self.max_message_size) from None
+
+    async def send_many(self, messages: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Send messages, each as one datagram, in order: where they have the same length, at a fraction of the cost.
+
+        Linux takes those as one (``UDP_SEGMENT``). Raises as :meth:`send`; messages before the one that cannot be
+        sent may have been sent then.
+        """
+        channel = self._channel
+        rest = iter(messages)
+        while batch := list(itertools.islice(rest, MAX_AT_A_TIME)):
+            await asyncio.sleep(0)
+            while channel.full:
+                await channel.room()
+            if self._closing:
+                raise self._closed_error()
+            for datagrams, size in self._connection.protect_many(batch):
+                channel.transmit_run(datagrams, size, self._way)
+
+    def _closed_error(self) -> SSLError:
+        return SSLZeroReturnError() if self._error is None else self._error.with_traceback(None)
 
     @property
     def statistics(self) -> Counter[str]:
         """How many times something was dropped or done, by reason; of the socket too where it is this peer's only."""
         counters = self._connection.statistics
-        return counters if self._place is not None else counters + self._channel.statistics
+        return counters if self._channel.peername is None else counters + self._channel.statistics
 
     # --- the end -------------------------------------------------------------------------------------------------
 
@@ -246,6 +295,24 @@ class DTLSConnection(Negotiated):
         else:
             self._queued_bytes += len(message)
             messages.append(message)
+
+    def _deliver_many(self, messages: list[bytes]) -> None:
+        """Several messages of the peer have come."""
+        queue = self._messages
+        length = sum(map(len, messages))
+        if (
+            self._receives
+            and len(queue) + len(messages) <= self._most_messages
+            and self._queued_bytes + length <= self._most_bytes
+        ):
+            queue.extend(messages)
+            self._queued_bytes += length
+            waiter, self._waiter = self._waiter, None
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+        else:
+            for message in messages:
+                self._deliver(message)
 
     def _stop_receiving(self) -> None:
         self._receives = False

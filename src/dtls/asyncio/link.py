@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dtls.endpoint import APPLICATION_DATA
 from dtls.events import AlertReceived, DataReceived, HandshakeCompleted, HandshakeFailed
-from dtls.udp import Origin, PeerAddress
+from dtls.udp import PeerAddress
 
 from .channel import Alarm, Channel
 from .client import Watched
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dtls.endpoint import Association, Endpoint, EndpointEvent
+    from dtls.ports import Arrival
 
     from .client import Sink
 
@@ -49,28 +50,55 @@ class ServerLink(Watched):
 
     # --- what the channel calls ----------------------------------------------------------------------------------
 
-    def datagrams_received(self, batch: list[tuple[bytes, Any]]) -> None:
+    def datagrams_received(self, batch: list[Arrival]) -> None:
         """Take in what the socket has: the way of every message, the short one that ``endpoint.py`` tells of."""
-        established, endpoint = self._established, self.endpoint
+        established = self._established
         now = time.monotonic()
-        events: list[EndpointEvent] = []
         plain = True
-        for datagram, place in batch:
+        for datagram, place, size in batch:
             association = established.get(place)
-            if association is not None and datagram[:1] == APPLICATION_DATA:
+            if size:
+                plain = self._receive_segments(association, datagram, place, size, now) and plain
+            elif association is not None and datagram[:1] == APPLICATION_DATA:
                 found = association.connection.unprotect(datagram, now)
                 if type(found) is bytes:
                     association.heard_at = now
                     association.application._deliver(found)
-                    continue
-                events = endpoint.receive_unprotected(association, datagram, found, now)  # type: ignore[arg-type]
+                else:
+                    plain = False
+                    self._note(self.endpoint.receive_unprotected(association, datagram, found, now))  # type: ignore[arg-type]
             else:
-                events = endpoint.receive_datagram(datagram, place, now)
-            plain = False
-            if events:
-                self._note(events)
+                plain = False
+                self._note(self.endpoint.receive_datagram(datagram, place, now))
         if not plain:
             self.go_on()
+
+    def _receive_segments(
+        self, association: Association | None, datagrams: bytes, place: Any, size: int, now: float
+    ) -> bool:
+        """Take in several datagrams of one peer; whether they were messages only."""
+        plain = True
+        at = 0
+        while at < len(datagrams):
+            if association is not None:
+                found = association.connection.unprotect_many(datagrams[at:], size, now)
+                at += found.taken
+                if found.messages:
+                    association.heard_at = now
+                    association.application._deliver_many(found.messages)
+                if found.events is not None:
+                    plain = False
+                    last = datagrams[(at - 1) // size * size : at]
+                    self._note(self.endpoint.receive_unprotected(association, last, found.events, now))
+                    association = self._established.get(place)
+                elif at < len(datagrams):
+                    association = None
+            else:
+                plain = False
+                self._note(self.endpoint.receive_datagram(datagrams[at : at + size], place, now))
+                at += size
+                association = self._established.get(place)
+        return plain
 
     # --- inside --------------------------------------------------------------------------------------------------
 
@@ -82,7 +110,7 @@ class ServerLink(Watched):
         """After anything but a mere message: what is to be sent, and the next timeout."""
         endpoint, channel = self.endpoint, self.channel
         for place, datagram in endpoint.datagrams_to_send(time.monotonic()):
-            channel.offer(datagram, place)
+            channel.offer(datagram, channel.port.way(place))
         self._alarm.set_by(None if channel.closed else endpoint.next_timeout())
         if self.on_event is not None:
             self.on_event()
@@ -95,12 +123,12 @@ class ServerLink(Watched):
             if isinstance(event, HandshakeCompleted):
                 association.application = self._make_sink(self, association)
             elif isinstance(event, HandshakeFailed):
-                logger.info("handshake with %s failed: %s", peername(association.address), event.error)
+                logger.info("handshake with %s failed: %s", self.address_of(association.address), event.error)
             elif sink is not None and isinstance(event, DataReceived):
                 sink._deliver(event.data)
             elif sink is not None:
                 error = event.error if isinstance(event, AlertReceived) else None
-                logger.debug("association with %s ended: %s", peername(association.address), error)
+                logger.debug("association with %s ended: %s", self.address_of(association.address), error)
                 association.application = None
                 sink._end(error)
 
@@ -128,19 +156,11 @@ class ServerLink(Watched):
         self._alarm.stop()
         self.channel.close(on_closed)
 
+    def address_of(self, place: Any) -> PeerAddress:
+        """The peer's address, which also knows which of ours the peer writes to."""
+        return PeerAddress.of(self.channel.port.way(place).origin, place)
+
     @property
     def statistics(self) -> Counter[str]:
         """How many times something was dropped or done, by reason."""
         return self.endpoint.statistics + self.channel.statistics
-
-
-def peername(place: Any) -> Any:
-    """The address of a place: plain, or one that also knows which of ours the peer writes to."""
-    return PeerAddress.of(place) if isinstance(place, Origin) else place
-
-
-def sockname(channel: Channel, place: Any) -> Any:
-    """Which address of ours a peer writes to."""
-    if isinstance(place, Origin) and place.local is not None:
-        return channel.own_address(place)
-    return channel.sockname

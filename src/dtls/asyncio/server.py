@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import math
 import socket
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from dtls.cookie import CookieFactory
 from dtls.endpoint import Endpoint
+from dtls.udp import PeerAddress
 
-from .addresses import Address, bound_socket, check_udp, resolve
+from .addresses import bound_sockets, check_udp, hosts_of, resolve
 from .connection import DTLSConnection
-from .link import ServerLink, peername, sockname
+from .link import ServerLink
 from .opening import Opening
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Awaitable, Callable, Sequence
     from types import TracebackType
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     Handler = Callable[[DTLSConnection], Awaitable[object]]
 
 logger = logging.getLogger("dtls")
-
-_NO_SUCH_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 DEFAULT_SHUTDOWN_TIMEOUT = 10.0
 """Seconds that handlers have to finish when a server is closed."""
@@ -48,9 +46,7 @@ class Server:
     """
 
     def __init__(self, handler: Handler, shutdown_timeout: float) -> None:
-        if not 0 <= shutdown_timeout < math.inf:
-            message = f"shutdown_timeout must be at least 0 seconds and finite, not {shutdown_timeout!r}"
-            raise ValueError(message)
+        check_server(handler, shutdown_timeout)
         self._loop = asyncio.get_running_loop()
         self._handler = handler
         self._shutdown_timeout = shutdown_timeout
@@ -89,8 +85,8 @@ class Server:
     @property
     def statistics(self) -> Counter[str]:
         """How many times something was dropped or done, by reason, on all sockets."""
-        total = self._links[0].statistics
-        for link in self._links[1:]:
+        total: Counter[str] = Counter()
+        for link in self._links:
             total.update(link.statistics)
         return total
 
@@ -175,14 +171,15 @@ class Server:
 
     def make_sink(self, link: ServerLink, association: Association) -> DTLSConnection:
         """A peer has completed its handshake: its handler begins."""
-        place, channel = association.address, link.channel
+        channel = link.channel
+        way = channel.port.way(association.address)
         connection = DTLSConnection(
             _Owner(self, link, association),
             channel,
             association.connection,
-            place=place,
-            peername=peername(place),
-            sockname=sockname(channel, place),
+            way=way,
+            peername=PeerAddress.of(way.origin, association.address),
+            sockname=channel.port.own_address(way.origin),
             limits=link.endpoint.limits,
         )
         task = self._loop.create_task(self._handle(connection))
@@ -209,12 +206,32 @@ class Server:
 
     # --- the end -------------------------------------------------------------------------------------------------
 
-    async def open(self, links: Sequence[ServerLink]) -> None:
-        """Begin to serve."""
-        self._links.extend(links)
-        for link in links:
-            link.on_event = self._advance
-            await link.channel.open()
+    def take(self, socks: Sequence[socket.socket], new_endpoint: Callable[[], Endpoint]) -> None:
+        """Take sockets over, to be read when :meth:`open` is called; they are closed if anything goes wrong."""
+        try:
+            for sock in socks:
+                link = ServerLink(self._loop, sock, new_endpoint(), self.make_sink)
+                link.on_event = self._advance
+                self._links.append(link)
+        except BaseException:
+            self._drop()
+            for sock in socks:
+                sock.close()
+            raise
+
+    async def open(self) -> None:
+        """Begin to serve, unless it is closed already; if anything goes wrong, the sockets are closed."""
+        try:
+            for link in self._links:
+                if not link.channel.closed:
+                    await link.channel.open()
+        except BaseException:
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        for link in self._links:
+            link.channel.abort()
 
     def _advance(self) -> None:
         """When the handlers have ended, wait for the peers' close_notify; when these have come, it is over."""
@@ -266,6 +283,31 @@ class _Owner:
         connection._end(None)
 
 
+def endpoint_factory(
+    context: Context, cookie_policy: CookiePolicy, limits: EndpointLimits | None, cookies: CookieFactory
+) -> Callable[[], Endpoint]:
+    """What makes the endpoint of each of a server's sockets.
+
+    It has made one to try: what is wrong with the arguments is said before there is any socket.
+    """
+
+    def new_endpoint() -> Endpoint:
+        return Endpoint(context, cookie_policy=cookie_policy, limits=limits, cookies=cookies)
+
+    new_endpoint()
+    return new_endpoint
+
+
+def check_server(handler: Handler, shutdown_timeout: float) -> None:
+    """Raise for what no server can be made with: :exc:`TypeError`, :exc:`ValueError`."""
+    if not callable(handler):
+        message = f"handler must be a coroutine function, not {handler!r}"
+        raise TypeError(message)
+    if not 0 <= shutdown_timeout < math.inf:
+        message = f"shutdown_timeout must be at least 0 seconds and finite, not {shutdown_timeout!r}"
+        raise ValueError(message)
+
+
 def serve(
     handler: Handler,
     host: str | Sequence[str] | None = None,
@@ -303,15 +345,9 @@ def serve(
 
     async def open() -> Server:
         server = Server(handler, shutdown_timeout)
-        shared = CookieFactory() if cookies is None else cookies
-        if not callable(handler):
-            message = f"handler must be a coroutine function, not {handler!r}"
-            raise TypeError(message)
-
-        def new_endpoint() -> Endpoint:
-            return Endpoint(context, cookie_policy=cookie_policy, limits=limits, cookies=shared)
-
-        new_endpoint()  # what is wrong with the arguments is said before any socket is made
+        new_endpoint = endpoint_factory(
+            context, cookie_policy, limits, CookieFactory() if cookies is None else cookies
+        )
         if sock is not None:
             if host is not None or port is not None:
                 message = "host/port and sock can not be specified at the same time"
@@ -319,52 +355,12 @@ def serve(
             check_udp(sock, connected=False)
             socks = [sock]
         else:
-            socks = await _bind(host, port, family, flags, reuse_port=reuse_port)
-        links: list[ServerLink] = []
-        try:
-            for made in socks:
-                links.append(ServerLink(server.get_loop(), made, new_endpoint(), server.make_sink))  # noqa: PERF401 - those made so far are closed if one fails
-            await server.open(links)
-        except BaseException:
-            for link in links:
-                link.channel.abort()
-            for made in socks:
-                made.close()
-            raise
+            hosts = hosts_of(host, port)
+            found = [await resolve(one, port, family=family, flags=flags) for one in hosts]
+            addresses = [address for those in found for address in those]
+            socks = bound_sockets(addresses, everywhere=not all(hosts), reuse_port=reuse_port)
+        server.take(socks, new_endpoint)
+        await server.open()
         return server
 
     return Opening(open)
-
-
-async def _bind(
-    host: str | Sequence[str] | None, port: int | str | None, family: int, flags: int, *, reuse_port: bool
-) -> list[socket.socket]:
-    """A socket for each address."""
-    if port is None:
-        message = "Neither host/port nor sock were specified"
-        raise ValueError(message)
-    hosts: list[str | None] = [host] if host is None or isinstance(host, str) else list(host)
-    addresses: dict[Address, None] = {}
-    for one in hosts:
-        found = await resolve(one, port, family=family, flags=flags)
-        addresses.update(dict.fromkeys(found))
-    socks: list[socket.socket] = []
-    chosen: int | None = None
-    try:
-        for address in addresses:
-            place = address
-            if chosen is not None and not address.sockaddr[1]:
-                place = address._replace(sockaddr=(address.sockaddr[0], chosen, *address.sockaddr[2:]))
-            try:
-                made = bound_socket(place, reuse_port=reuse_port)
-            except OSError as error:
-                if socks and not all(hosts) and error.errno in _NO_SUCH_FAMILY:
-                    continue  # all interfaces were asked for, and there is no IPv6 here
-                raise
-            socks.append(made)
-            chosen = made.getsockname()[1]
-    except BaseException:
-        for made in socks:
-            made.close()
-        raise
-    return socks

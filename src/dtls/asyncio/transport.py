@@ -8,11 +8,11 @@ import socket
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dtls.endpoint import Endpoint
-from dtls.udp import Peers
+from dtls.udp import PeerAddress, Peers
 
 from .addresses import bound_socket, check_udp, resolve
 from .client import open_link
-from .link import ServerLink, peername
+from .link import ServerLink
 from .negotiated import NegotiatedView, extra_info
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class ClientTransport(DTLSDatagramTransport):
             message = f"Invalid address: must be None or {peer}"
             raise ValueError(message)
         if not self._closing:
-            self._transmit(self._link, data, None)
+            self._transmit(self._link, data, self._link.way)
 
     def close(self) -> None:
         """Say close_notify, and close when nothing waits to be sent any more."""
@@ -165,6 +165,10 @@ class ClientTransport(DTLSDatagramTransport):
         if not self._closing:
             self._call(self._protocol.datagram_received, message, self._channel.peername)
 
+    def _deliver_many(self, messages: list[bytes]) -> None:
+        for message in messages:
+            self._deliver(message)
+
     def _end(self, error: SSLError | None) -> None:
         self._lose(error)
 
@@ -172,12 +176,13 @@ class ClientTransport(DTLSDatagramTransport):
 class _Peer:
     """One association of a server's transport."""
 
-    __slots__ = ("_transport", "address", "association")
+    __slots__ = ("_transport", "address", "association", "way")
 
-    def __init__(self, transport: ServerTransport, association: Association, address: Any) -> None:
+    def __init__(self, transport: ServerTransport, association: Association) -> None:
         self._transport = transport
         self.association = association
-        self.address = address
+        self.way = transport._channel.port.way(association.address)
+        self.address = PeerAddress.of(self.way.origin, association.address)
 
     def close(self) -> None:
         association = self.association
@@ -188,6 +193,10 @@ class _Peer:
         transport = self._transport
         if not transport._closing:
             transport._call(transport._protocol.datagram_received, message, self.address)
+
+    def _deliver_many(self, messages: list[bytes]) -> None:
+        for message in messages:
+            self._deliver(message)
 
     def _end(self, error: SSLError | None) -> None:
         self._transport._forget(self, error)
@@ -220,7 +229,7 @@ class ServerTransport(DTLSDatagramTransport):
             self._channel.statistics["sendto_unknown_address"] += 1
             logger.info("no association with %s: a message of %d bytes is dropped", addr, len(data))
         elif not self._closing:
-            self._transmit(peer.association, data, peer.association.address)
+            self._transmit(peer.association, data, peer.way)
 
     def close(self) -> None:
         """Say close_notify to every peer, and close when nothing waits to be sent any more."""
@@ -237,7 +246,7 @@ class ServerTransport(DTLSDatagramTransport):
         """Say close_notify to one peer and forget it; one that is not known is no error."""
         peer = self._peers.get(addr)
         if peer is not None:
-            self._peers.discard(peer.association.address, peer)
+            self._peers.discard(peer.address, peer)
             peer.close()
 
     def negotiated(self, addr: Any) -> NegotiatedView | None:
@@ -257,12 +266,12 @@ class ServerTransport(DTLSDatagramTransport):
         return self._link.statistics
 
     def _make_peer(self, _: ServerLink, association: Association) -> _Peer:
-        peer = _Peer(self, association, peername(association.address))
-        self._peers.add(association.address, peer)
+        peer = _Peer(self, association)
+        self._peers.add(peer.address, peer)
         return peer
 
     def _forget(self, peer: _Peer, error: SSLError | None) -> None:
-        self._peers.discard(peer.association.address, peer)
+        self._peers.discard(peer.address, peer)
         if error is not None:
             logger.info("association with %s ended: %s", peer.address, error)
 

@@ -11,7 +11,15 @@ import struct
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from dtls.connection import CHANNEL_BINDING_TYPES, Connection, ConnectionState, ReceivedClientHello
+from dtls.connection import (
+    CHANNEL_BINDING_TYPES,
+    MAX_RUN_LENGTH,
+    MAX_SEGMENTS,
+    Connection,
+    ConnectionState,
+    ReceivedClientHello,
+    Unprotected,
+)
 from dtls.cookie import CookieFactory
 from dtls.errors import SSL_ERROR_SSL, MessageTooLarge, SSLError, SSLZeroReturnError
 from dtls.events import AlertReceived, DataReceived, Event, HandshakeCompleted, HandshakeFailed, PeerClosed
@@ -36,14 +44,23 @@ from dtls.wire import (
 
 from . import binding, binding_certificates, binding_sessions
 from .association import Association
-from .binding import BUFFER_LENGTH, bio_read, bio_write, clear_errors, ssl_read, ssl_write, unpack
+from .binding import (
+    BUFFER_LENGTH,
+    bio_read,
+    bio_write,
+    clear_errors,
+    from_buffer,
+    ssl_read,
+    ssl_write,
+    unpack,
+)
 from .binding import buffer as thread_buffer
 from .errors import X509_V_ERR_CERT_REJECTED, ssl_error, verification_error
 from .handshake import Handshake, shortest_protected_content
 from .strength import weakness
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
     from dtls.context import Context
 
@@ -56,6 +73,8 @@ _BEGINNING = struct.Struct("!BHH")
 MAX_EXPORTED = 65_535
 """Bytes of keying material at a time; more than any protocol asks for."""
 _CHANNEL_BINDING_LABEL = "EXPORTER-Channel-Binding"
+MAX_EXPANSION = 320
+"""Bytes at most by which a datagram is longer than its message: header, nonce, MAC and padding of a CBC suite."""
 MAX_FRESH_FINISHED = 10
 """How often OpenSSL is asked for a new Finished; it counts these as time-outs, and gives up after 12."""
 
@@ -237,6 +256,63 @@ class OpenSSLConnection(Connection):
             raise ssl_error(binding.take_errors(), "OpenSSL did not take the message")
         pointer = thread_buffer.pointer
         return unpack(pointer, bio_read(self._outgoing, pointer, BUFFER_LENGTH))
+
+    def unprotect_many(self, datagrams: bytes, size: int, now: float) -> Unprotected:
+        messages: list[bytes] = []
+        at, end = 0, len(datagrams)
+        if self.state is not _ESTABLISHED:
+            return Unprotected(messages, at, None)
+        ssl, incoming, prefix, shortest = self._ssl, self._incoming, self._prefix, self._shortest_content
+        source, target = from_buffer(datagrams), thread_buffer.pointer
+        clear_errors()
+        while at < end:
+            length = min(size, end - at)
+            content = length - RECORD_HEADER_LENGTH
+            if not (
+                shortest <= content <= MAX_CIPHERTEXT_LENGTH
+                and datagrams[at : at + 5] == prefix
+                and datagrams[at + 11] << 8 | datagrams[at + 12] == content
+            ):
+                break
+            bio_write(incoming, source + at, length)
+            count = ssl_read(ssl, target, BUFFER_LENGTH)
+            at += length
+            if count <= 0:
+                return Unprotected(messages, at, self._after_fruitless_read(count, now))
+            messages.append(unpack(target, count))
+        if messages and self._flight.is_held:
+            self._flight.clear()
+        return Unprotected(messages, at, None)
+
+    def protect_many(self, messages: Sequence[bytes | bytearray | memoryview]) -> list[tuple[bytes, int]]:
+        if self.state is not _ESTABLISHED:
+            raise self._cannot_send()
+        buffers = [message if isinstance(message, bytes) else _buffer_of(message) for message in messages]
+        for data in buffers:
+            if not 0 < len(data) <= self._max_message_size:
+                raise self._wrong_length(len(data))
+        ssl, outgoing, target = self._ssl, self._outgoing, thread_buffer.pointer
+        runs: list[tuple[bytes, int]] = []
+        start = at = size = number = 0
+        ended = False
+        for data in buffers:
+            if at + len(data) + MAX_EXPANSION > MAX_RUN_LENGTH:
+                runs.append((unpack(target + start, at - start), size))
+                start = at = number = 0
+            if ssl_write(ssl, data, len(data)) <= 0:
+                raise ssl_error(binding.take_errors(), "OpenSSL did not take the message")
+            length = bio_read(outgoing, target + at, BUFFER_LENGTH - at)
+            if number and (length > size or number == MAX_SEGMENTS or ended):
+                runs.append((unpack(target + start, at - start), size))
+                start, number = at, 0
+            if not number:
+                size = length
+            ended = length < size  # only the last of a run may be shorter
+            number += 1
+            at += length
+        if number:
+            runs.append((unpack(target + start, at - start), size))
+        return runs
 
     def datagrams_to_send(self, now: float) -> list[bytes]:  # noqa: ARG002 - the seam gives it
         datagrams = self._outbox[:]
@@ -564,7 +640,7 @@ class OpenSSLConnection(Connection):
 
 def _buffer_of(message: object) -> binding.Handle:
     try:
-        return binding.from_buffer(message)
+        return from_buffer(message)
     except TypeError:
         text = f"a message is bytes or a bytes-like object, not {type(message).__name__!r}"
         if isinstance(message, str):

@@ -1,0 +1,373 @@
+"""Many datagrams in one call of Linux's kernel: ``recvmmsg(2)``, ``sendmmsg(2)``, ``UDP_GRO`` and ``UDP_SEGMENT``.
+
+Python has none of these calls, so they are made through :mod:`ctypes`, one for many datagrams. The structures of the
+calls lie in byte arrays of the thread, made once; nothing is allocated for a datagram but its bytes.
+
+A *place* here is the kernel's own form of an address, ``struct sockaddr``, as bytes, and behind it, on sockets bound
+to all addresses, which of ours the datagram was sent to. It is hashed and compared at a fraction of what Python's
+tuples cost, and goes back to the kernel as it is; :func:`origin_of` tells what it means.
+
+*Segments* are datagrams of one peer and one size (the last may be shorter) in one run of bytes: the kernel takes and
+gives them as one, which costs little more than one datagram.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from .connection import MAX_RUN_LENGTH, MAX_SEGMENTS
+from .udp import Origin, control_for, local_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+SOL_UDP = 17
+UDP_SEGMENT = 103
+UDP_GRO = 104
+MAX_BATCH = 64
+"""Datagrams, or runs of segments, in one call."""
+
+_SLOT = 65_536
+_NAME = 28
+_CONTROL = 128
+_MSG_DONTWAIT = 0x40
+# struct mmsghdr and struct iovec, in the machine's own sizes and alignment.
+_HEADER = struct.Struct("@PIPNPNi0PI0P")
+_VECTOR = struct.Struct("@PN")
+_AT_NAME_LENGTH = struct.calcsize("@P0I")
+_AT_CONTROL_LENGTH = struct.calcsize("@PIPNP0N")
+_AT_LENGTH = struct.calcsize("@PIPNPNi0P")
+_CONTROL_HEADER = struct.Struct("@Nii")
+_UNSIGNED = struct.Struct("@I")
+_LENGTH = struct.Struct("@N")
+_SIZE = struct.Struct("@H")
+_ALIGNMENT = struct.calcsize("N")
+_IPV4 = struct.Struct("!2xH4s")
+_IPV6 = struct.Struct("!2xH4x16s")
+_SCOPE = struct.Struct("@24xI")
+_SOCKADDR_LENGTHS = {socket.AF_INET: 16, socket.AF_INET6: 28}
+
+
+def _calls() -> tuple[Any, Callable[[Any], int], Callable[..., int], Callable[..., int]] | None:
+    """ctypes, the address of a byte array, ``recvmmsg`` and ``sendmmsg``; ``None`` where they are not to be had."""
+    if sys.platform != "linux":
+        return None
+    try:
+        import ctypes  # noqa: PLC0415 - not every Python has it
+
+        library = ctypes.CDLL(None, use_errno=True)
+        receive, send = library.recvmmsg, library.sendmmsg
+    except (ImportError, OSError, AttributeError):
+        return None
+    number, unsigned, pointer = ctypes.c_int, ctypes.c_uint, ctypes.c_void_p
+    receive.argtypes, receive.restype = (number, pointer, unsigned, number, pointer), number
+    send.argtypes, send.restype = (number, pointer, unsigned, number), number
+
+    def address_of(array: Any) -> int:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+
+    return ctypes, address_of, receive, send
+
+
+_found = _calls()
+available = _found is not None
+"""Whether there are such calls here."""
+if _found is not None:
+    _ctypes, _address_of, _recvmmsg, _sendmmsg = _found
+
+
+def place_length(family: int) -> int:
+    """The length in bytes of a place without an address of ours; :exc:`KeyError` for families that are not IP."""
+    return _SOCKADDR_LENGTHS[family]  # type: ignore[index] # an integer is found as its enumeration is
+
+
+def coalesce(sock: socket.socket) -> bool:
+    """Have the kernel give datagrams of one peer as segments; whether it will. Reads must be :func:`receive`'s then."""
+    try:
+        sock.setsockopt(SOL_UDP, UDP_GRO, 1)
+    except OSError:
+        return False
+    return True
+
+
+def takes_segments(sock: socket.socket) -> bool:
+    """Whether the kernel knows segments; the network device may still refuse them."""
+    try:
+        sock.getsockopt(SOL_UDP, UDP_SEGMENT)
+    except OSError:
+        return False
+    return True
+
+
+def segment_control(size: int) -> tuple[int, int, bytes]:
+    """What tells ``sendmsg`` that its bytes are segments of ``size`` bytes."""
+    return SOL_UDP, UDP_SEGMENT, _SIZE.pack(size)
+
+
+def segment_size(control: Sequence[tuple[int, int, bytes]]) -> int:
+    """The size of the segments that ``recvmsg`` gave, from its control messages; 0 for a single datagram."""
+    for level, kind, data in control:
+        if level == SOL_UDP and kind == UDP_GRO:
+            return int.from_bytes(data[:4], sys.byteorder)
+    return 0
+
+
+def origin_of(place: bytes) -> Origin:
+    """What a place means: the peer's address as sockets have it, and which of ours it was sent to."""
+    family = int.from_bytes(place[:2], sys.byteorder)
+    length = _SOCKADDR_LENGTHS[socket.AddressFamily(family)]
+    address: Any
+    if family == socket.AF_INET:
+        port, packed = _IPV4.unpack_from(place)
+        address = (socket.inet_ntop(family, packed), port)
+    else:
+        port, packed = _IPV6.unpack_from(place)
+        (scope,) = _SCOPE.unpack_from(place)
+        flow = int.from_bytes(place[4:8], "big")
+        address = (socket.inet_ntop(family, packed), port, flow, scope)
+    if len(place) == length:
+        return Origin(address)
+    packed = place[length:]
+    if family == socket.AF_INET:
+        return Origin(address, (packed, 0))
+    return Origin(address, (packed[:16], int.from_bytes(packed[16:], sys.byteorder)))
+
+
+class Way:
+    """How a datagram gets to a peer: where it is sent, from which address of ours, and what the calls want of both.
+
+    Made once for an association, of a place that was received; of none, for a socket that is connected.
+    """
+
+    __slots__ = ("control", "name", "origin")
+
+    def __init__(self, place: bytes | None) -> None:
+        self.origin = _NOWHERE if place is None else origin_of(place)
+        self.name = place or b""
+        self.control = b""
+        if self.origin.local is not None:
+            family = socket.AddressFamily(int.from_bytes(self.name[:2], sys.byteorder))
+            self.name = self.name[: _SOCKADDR_LENGTHS[family]]
+            self.control = _control_message(*control_for(family, self.origin.local))
+
+
+_NOWHERE = Origin(None)
+
+
+def _control_message(level: int, kind: int, data: bytes) -> bytes:
+    length = _CONTROL_HEADER.size + len(data)
+    return _CONTROL_HEADER.pack(length, level, kind) + data + bytes(-length % _ALIGNMENT)
+
+
+def _segments(size: int) -> bytes:
+    return _control_message(*segment_control(size))
+
+
+def _place_of(name: bytes, local: tuple[bytes, int] | None) -> bytes:
+    if local is None:
+        return name
+    packed, interface = local
+    return name + packed + (interface.to_bytes(4, sys.byteorder) if len(packed) == 16 else b"")  # noqa: PLR2004
+
+
+class _Side:
+    """The structures for calls in one direction."""
+
+    def __init__(self, slot: int, length: int) -> None:
+        self.data = bytearray(length)
+        self.names = bytearray(MAX_BATCH * _NAME)
+        self.control = bytearray(MAX_BATCH * _CONTROL)
+        self.vectors = bytearray(MAX_BATCH * _VECTOR.size)
+        self.headers = bytearray(MAX_BATCH * _HEADER.size)
+        self.at_data = _address_of(self.data)
+        names, control, vectors = map(_address_of, (self.names, self.control, self.vectors))
+        for index in range(MAX_BATCH):
+            _VECTOR.pack_into(self.vectors, index * _VECTOR.size, self.at_data + index * slot, slot)
+            _HEADER.pack_into(
+                self.headers,
+                index * _HEADER.size,
+                names + index * _NAME,
+                _NAME,
+                vectors + index * _VECTOR.size,
+                1,
+                control + index * _CONTROL,
+                _CONTROL,
+                0,
+                0,
+            )
+        self.at_headers = _address_of(self.headers)
+        self.pristine = bytes(self.headers)
+
+
+class _Incoming(_Side):
+    """For ``recvmmsg``. Pages of the long array that no datagram has reached take no memory."""
+
+    def __init__(self) -> None:
+        super().__init__(_SLOT, MAX_BATCH * _SLOT)
+        self._view = memoryview(self.data)
+        self._name_view = memoryview(self.names)
+        self._used = 0
+        gap = _AT_LENGTH - _AT_CONTROL_LENGTH - struct.calcsize("N")
+        rest = _HEADER.size - _AT_LENGTH - struct.calcsize("I")
+        self._lengths = [
+            struct.Struct("@" + f"{_AT_CONTROL_LENGTH}xN{gap}xI{rest}x" * count)
+            for count in range(MAX_BATCH + 1)
+        ]
+
+    def receive(self, descriptor: int, most: int, name_length: int) -> list[tuple[bytes, Any, int]]:
+        used = self._used * _HEADER.size
+        self.headers[:used] = self.pristine[:used]
+        self._used = most
+        count = _recvmmsg(descriptor, self.at_headers, most, _MSG_DONTWAIT, None)
+        if count < 0:
+            number = _ctypes.get_errno()
+            if number in (errno.EAGAIN, errno.EINTR):
+                return []
+            raise OSError(number, os.strerror(number))
+        self._used = count
+        found = iter(self._lengths[count].unpack_from(self.headers))
+        view, names = self._view, self._name_view
+        arrivals: list[tuple[bytes, Any, int]] = []
+        at = name_at = 0
+        for control_length in found:
+            datagram = bytes(view[at : at + next(found)])
+            place = bytes(names[name_at : name_at + name_length]) if name_length else None
+            if control_length:
+                size, local = self._read_control(at // _SLOT * _CONTROL, control_length)
+                arrivals.append((datagram, place if place is None else _place_of(place, local), size))
+            else:
+                arrivals.append((datagram, place, 0))
+            at += _SLOT
+            name_at += _NAME
+        return arrivals
+
+    def _read_control(self, at: int, length: int) -> tuple[int, tuple[bytes, int] | None]:
+        messages: list[tuple[int, int, bytes]] = []
+        end = at + min(length, _CONTROL)
+        while at + _CONTROL_HEADER.size <= end:
+            own, level, kind = _CONTROL_HEADER.unpack_from(self.control, at)
+            messages.append((level, kind, bytes(self.control[at + _CONTROL_HEADER.size : at + own])))
+            at += max(own, _CONTROL_HEADER.size) + -own % _ALIGNMENT
+        size = segment_size(messages)
+        return size, local_address(messages)
+
+
+class _Outgoing(_Side):
+    """For ``sendmmsg``. The headers stay as they are but for what few datagrams need: control messages."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 4 * _SLOT)
+        self._name_length = -1
+        self._rows = [
+            (index * _VECTOR.size, index * _NAME, index * _CONTROL, index * _HEADER.size)
+            for index in range(MAX_BATCH)
+        ]
+        for _, _, _, at in self._rows:
+            self._set_control_length(at, 0)
+
+    def send(self, descriptor: int, queue: Iterable[tuple[bytes, Way]], *, segments: bool) -> int:
+        runs = self._lay_out(queue, segments=segments)
+        controlled: list[int] = []
+        for (start, end, size, _, way), (at_vector, at_name, at_control, at_header) in zip(
+            runs, self._rows, strict=False
+        ):
+            _VECTOR.pack_into(self.vectors, at_vector, self.at_data + start, end - start)
+            name = way.name
+            self.names[at_name : at_name + len(name)] = name
+            if len(name) != self._name_length:
+                self._set_name_length(len(name))
+            if way.control or end - start > size:
+                control = way.control + (_segments(size) if end - start > size else b"")
+                self.control[at_control : at_control + len(control)] = control
+                self._set_control_length(at_header, len(control))
+                controlled.append(at_header)
+        sent = _sendmmsg(descriptor, self.at_headers, len(runs), _MSG_DONTWAIT)
+        number = _ctypes.get_errno() if sent < 0 else 0
+        for at in controlled:
+            self._set_control_length(at, 0)
+        if number:
+            raise OSError(number, os.strerror(number))
+        return sum(run[3] for run in runs[:sent])
+
+    def _lay_out(
+        self, queue: Iterable[tuple[bytes, Way]], *, segments: bool
+    ) -> list[tuple[int, int, int, int, Way]]:
+        """Copy datagrams one after the other; the runs they form: start, end, size of segments, their number, way."""
+        data, capacity = self.data, len(self.data)
+        runs: list[tuple[int, int, int, int, Way]] = []
+        previous: Way | None = None
+        begun = at = size = number = 0
+        for datagram, way in queue:
+            length = len(datagram)
+            end = at + length
+            if end > capacity:
+                break
+            if (
+                way is previous
+                and 0 < length <= size
+                and number < MAX_SEGMENTS
+                and end - begun <= MAX_RUN_LENGTH
+            ):
+                number += 1
+                runs[-1] = (begun, end, size, number, way)
+            elif len(runs) < MAX_BATCH:
+                begun, size, number = at, length, 1
+                runs.append((begun, end, size, 1, way))
+                previous = way if segments else None
+            else:
+                break
+            if length < size:
+                previous = None  # only the last of a run may be shorter
+            data[at:end] = datagram
+            at = end
+        return runs
+
+    def _set_name_length(self, length: int) -> None:
+        self._name_length = length
+        for _, _, _, at in self._rows:
+            _UNSIGNED.pack_into(self.headers, at + _AT_NAME_LENGTH, length)
+
+    def _set_control_length(self, at: int, length: int) -> None:
+        _LENGTH.pack_into(self.headers, at + _AT_CONTROL_LENGTH, length)
+
+
+class _Arena(threading.local):
+    """Each thread has its own; they are used within a call only."""
+
+    incoming: _Incoming | None = None
+    outgoing: _Outgoing | None = None
+
+
+_arena = _Arena()
+
+
+def receive(descriptor: int, most: int, name_length: int) -> list[tuple[bytes, Any, int]]:
+    """What has arrived: triples of bytes, place and the size of segments, 0 for a single datagram.
+
+    :param most: of them, 1 to ``MAX_BATCH``. Fewer come only if there is nothing more.
+    :param name_length: what :func:`place_length` says; 0 on a connected socket, whose places are ``None``.
+    :raises OSError: what the kernel complains of; nothing has been taken from it then.
+    """
+    incoming = _arena.incoming
+    if incoming is None:
+        incoming = _arena.incoming = _Incoming()
+    return incoming.receive(descriptor, most, name_length)
+
+
+def send(descriptor: int, queue: Iterable[tuple[bytes, Way]], *, segments: bool) -> int:
+    """Send datagrams, as many as one call takes: how many were taken from the head of ``queue``, at least 1.
+
+    :param queue: pairs of datagram and way, not empty; none longer than 65,535 bytes.
+    :param segments: whether datagrams of the same way and size that stand together may be handed over as segments.
+    :raises OSError: for the first of them, or the first that stand together; nothing was sent.
+    """
+    outgoing = _arena.outgoing
+    if outgoing is None:
+        outgoing = _arena.outgoing = _Outgoing()
+    return outgoing.send(descriptor, queue, segments=segments)
