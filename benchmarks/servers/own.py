@@ -16,7 +16,7 @@ from dtls.engines.openssl.binding import version as openssl_version
 from .job import RECEIVE_BUFFER, SHORTEST, Job, from_command_line, listening, understand
 
 LIBRARY = f"Python {platform.python_version()}, {openssl_version()[1]}"
-MOST = 50
+MOST = 64
 """Messages taken by one call of ``recv_many``."""
 GIVEN = 200
 """Messages given to one call of ``send_many``."""
