@@ -34,7 +34,8 @@ class Measurement(NamedTuple):
     """The server's CPU for an operation in microseconds, or its memory for an association in KB."""
     per_second: float | None = None
     busy: float | None = None
-    """The part of the time that the server's core was busy with it; near 1, the load was quicker than the server."""
+    """The part of the time that the server's core was busy with it; near 1, the load was quicker than the server. Not
+    told of ping-pong, which has pauses."""
     lost: float | None = None
     """The part of the operations that came to nothing."""
     kept: float | None = None
@@ -138,7 +139,7 @@ def _measure(stack: Stack, work: Work, scale: Scale, server: Server, load: Load)
         stack.name,
         tally.cpu / tally.done * 1e6,
         per_second=tally.done / tally.seconds,
-        busy=tally.cpu / tally.seconds,
+        busy=tally.cpu / tally.seconds if work.name != "ping-pong" else None,
         lost=tally.lost / (tally.done + tally.lost) if work.kind != "out" else tally.lost / tally.done,
         kept=kept / tally.done if work.kind == "hellos" else None,
     )

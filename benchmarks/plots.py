@@ -42,6 +42,8 @@ _BARS = (
     ("memory", "Memory of an idle association, in KB", ("memory",)),
     ("hello", "ClientHello without cookie: CPU for one, in microseconds", ("hello",)),
 )
+_PUSHES = 200
+"""Rounds in which names that cover each other are moved apart."""
 _LINES = (OWN_SERVE, OWN_PROTOCOL, PLAIN_ASYNCIO, PYOPENSSL, MBEDTLS, C, PION)
 _STYLES = {
     OWN_PROTOCOL: "--",
@@ -197,14 +199,18 @@ def _draw_echo(report: Report, title: str) -> Any:
 
 
 def _label_ends(axes: Any, ends: list[tuple[float, int, str]]) -> None:
-    """Each line's name at its end, moved up where it would cover another's."""
+    """Each line's name at its end, moved where it would cover another's."""
     apart = axes.get_ylim()[1] * 0.052
-    lowest = 0.0
-    for value, size, stack in sorted(ends):
-        at = max(value, lowest)
-        lowest = at + apart
+    ends = sorted(ends)
+    places = [value for value, _, _ in ends]
+    for _ in range(_PUSHES):
+        for at in range(1, len(places)):
+            missing = apart - (places[at] - places[at - 1])
+            if missing > 0:
+                places[at - 1] -= missing / 2
+                places[at] += missing / 2
+    for place, (_, size, stack) in zip(places, ends, strict=True):
         axes.text(
-            size * 1.12, at, STACKS[stack].title, color=DARKER.get(_colour(stack), OWN_COLOUR),
-            va="center", fontsize=9.5,
-            fontweight="bold" if STACKS[stack].own else "normal",
+            size * 1.12, place, STACKS[stack].title, color=DARKER.get(_colour(stack), OWN_COLOUR), va="center",
+            fontsize=9.5, fontweight="bold" if STACKS[stack].own else "normal",
         )  # fmt: skip

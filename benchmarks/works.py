@@ -43,7 +43,7 @@ ECHO_SIZES = (100, 1000, 5000, 10_000)
 WORKS = {
     work.name: work
     for work in (
-        Work("ping-pong", "ping-pong, one association", "echo", "ping-pong", 10_000),
+        Work("ping-pong", "ping-pong, one association", "echo", "ping-pong", 5_000),
         *(
             Work(
                 f"echo-{size}", f"echo, {size:,} associations", "echo", "echo", 20_000,

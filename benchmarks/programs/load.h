@@ -56,7 +56,8 @@ size_t protect(struct association *association, const void *message, size_t leng
 size_t unprotect(struct association *association, const unsigned char *datagram, size_t length, void *message,
                  size_t size);
 
-/* Echoes over all associations in turn, "window" of them under way. */
+/* Echoes over all associations in turn, "window" of them under way; with a pause between them if that is one, which
+ * does not count as time. */
 struct tally echo(unsigned long count, size_t window, double limit);
 
 /* Messages to the server over the first association; what has come is asked for in between, so that no more than
