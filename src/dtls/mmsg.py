@@ -14,6 +14,7 @@ gives them as one, which costs little more than one datagram.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import socket
 import struct
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 SOL_UDP = 17
 UDP_SEGMENT = 103
 UDP_GRO = 104
+WAYS_REMEMBERED = 1_024
+"""Each takes about 500 bytes."""
 MAX_BATCH = 64
 """Datagrams, or runs of segments, in one call."""
 
@@ -52,7 +55,7 @@ _ALIGNMENT = struct.calcsize("N")
 _IPV4 = struct.Struct("!2xH4s")
 _IPV6 = struct.Struct("!2xH4x16s")
 _SCOPE = struct.Struct("@24xI")
-_SOCKADDR_LENGTHS = {socket.AF_INET: 16, socket.AF_INET6: 28}
+_SOCKADDR_LENGTHS: dict[int, int] = {socket.AF_INET: 16, socket.AF_INET6: 28}
 
 
 def _calls() -> tuple[Any, Callable[[Any], int], Callable[..., int], Callable[..., int]] | None:
@@ -85,7 +88,7 @@ if _found is not None:
 
 def place_length(family: int) -> int:
     """The length in bytes of a place without an address of ours; :exc:`KeyError` for families that are not IP."""
-    return _SOCKADDR_LENGTHS[family]  # type: ignore[index] # an integer is found as its enumeration is
+    return _SOCKADDR_LENGTHS[family]
 
 
 def coalesce(sock: socket.socket) -> bool:
@@ -122,7 +125,7 @@ def segment_size(control: Sequence[tuple[int, int, bytes]]) -> int:
 def origin_of(place: bytes) -> Origin:
     """What a place means: the peer's address as sockets have it, and which of ours it was sent to."""
     family = int.from_bytes(place[:2], sys.byteorder)
-    length = _SOCKADDR_LENGTHS[socket.AddressFamily(family)]
+    length = _SOCKADDR_LENGTHS[family]
     address: Any
     if family == socket.AF_INET:
         port, packed = _IPV4.unpack_from(place)
@@ -153,12 +156,18 @@ class Way:
         self.name = place or b""
         self.control = b""
         if self.origin.local is not None:
-            family = socket.AddressFamily(int.from_bytes(self.name[:2], sys.byteorder))
+            family = int.from_bytes(self.name[:2], sys.byteorder)
             self.name = self.name[: _SOCKADDR_LENGTHS[family]]
             self.control = _control_message(*control_for(family, self.origin.local))
 
 
 _NOWHERE = Origin(None)
+
+
+@functools.lru_cache(maxsize=WAYS_REMEMBERED)
+def way_to(place: bytes | None) -> Way:
+    """The way to a place; the last ones are remembered, since a handshake's datagrams come one after the other."""
+    return Way(place)
 
 
 def _control_message(level: int, kind: int, data: bytes) -> bytes:

@@ -48,6 +48,7 @@ from .binding import (
     BUFFER_LENGTH,
     bio_read,
     bio_write,
+    clear_errors,
     from_buffer,
     ssl_read,
     ssl_write,
@@ -515,6 +516,7 @@ class OpenSSLConnection(Connection):
         if not self._is_plausible(record, now):
             return []
         raw = build_record(*record)
+        clear_errors()
         bio_write(self._incoming, raw, len(raw))
         pointer = thread_buffer.pointer
         count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
@@ -570,8 +572,9 @@ class OpenSSLConnection(Connection):
 
     def _after_fruitless_read(self, result: int, now: float) -> list[Event]:
         """A record gave no data: a forgery, a repeat, an empty message, an alert, a repeated Finished, or the end."""
-        # Nobody has cleared the queue of errors before the read, which would cost every datagram: others of the
-        # process may have left some there. So the outcome is judged without them.
+        # Before a message the queue of errors is not cleared, which would cost every datagram: others of the process
+        # may have left some there. So the outcome is judged without them. Only of an alert, before which it is
+        # cleared, do they tell something: some versions take a fatal one for the end without them.
         errors = binding.take_errors()
         outcome = binding.get_error(self._ssl, result)
         said_something = self._collect_output(now)
@@ -582,7 +585,7 @@ class OpenSSLConnection(Connection):
                 self.statistics["dropped_unauthenticated"] += 1
             return []
         self._flight.clear()
-        if outcome == binding.SSL_ERROR_ZERO_RETURN:
+        if outcome == binding.SSL_ERROR_ZERO_RETURN and not errors:
             if self.state is _ESTABLISHED:
                 binding.shutdown(self._ssl)
                 self._collect_output(now)
