@@ -72,7 +72,7 @@ def run(
     for work in works:
         sessions.setdefault(work.session, []).append(work)
     with tempfile.TemporaryDirectory() as directory:
-        credentials = _credentials(Path(directory))
+        credentials = credentials_in(Path(directory))
         for number in range(rounds):
             for session in sessions.values():
                 for stack in stacks:
@@ -81,7 +81,8 @@ def run(
     return results
 
 
-def _credentials(directory: Path) -> Credentials:
+def credentials_in(directory: Path) -> Credentials:
+    """A certificate and its key, as files."""
     certificate = CertificateAuthority().issue("localhost", LOOPBACK)
     credentials = Credentials(directory / "certificate.pem", directory / "key.pem")
     credentials.certificate.write_bytes(certificate.chain_pem)

@@ -127,6 +127,10 @@ class Process:
         said = os.pread(self._errors, 65_536, 0).decode(errors="replace").strip().splitlines()
         return f"the {self._name} ended: {said[-1] if said else 'it said nothing'}"
 
+    def wait(self, patience: float) -> None:
+        """Wait until it has ended by itself."""
+        self._popen.wait(patience)
+
     def end(self) -> None:
         """Kill it."""
         self._popen.kill()
