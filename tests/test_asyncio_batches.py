@@ -549,6 +549,33 @@ def test_a_client_takes_a_finished_messages_and_forgeries_in_one_run(
     run(main)
 
 
+def test_a_handler_that_ends_amid_a_run_keeps_nothing_from_the_others(
+    client: Context, server: Context
+) -> None:
+    async def main() -> None:
+        heard: list[bytes] = []
+
+        async def once(connection: DTLSConnection) -> None:
+            heard.append(await connection.recv())
+
+        async with serve(once, HERE, 0, context=server) as running:
+            with Segmenting(port_of(running), client) as peer, Segmenting(port_of(running), client) as other:
+                for each in (peer, other):
+                    await each.establish()
+                await until(lambda: len(running.connections) == 2)
+                records = peer.protected(*numbered(6))
+                peer.send_run(*records[:3], forged(records[3]), b"?" * len(records[0]), *records[4:])
+                other.send_run(*other.protected(b"other", b"other"))
+                await until(lambda: not running.connections)
+                assert sorted(heard) == [numbered(1)[0], b"other"]
+                for each in (peer, other):
+                    while each.connection.state is ConnectionState.ESTABLISHED:
+                        await each.receive()
+                assert len(running._links[0].endpoint) == 0
+
+    run(main)
+
+
 def test_a_run_is_a_sign_of_life(client: Context, server: Context) -> None:
     async def main() -> None:
         handler = Handler()

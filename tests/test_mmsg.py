@@ -615,7 +615,9 @@ def test_a_thread_that_reads_little_takes_little_memory() -> None:
     assert len(sides[0].data) == 64 * 65_536
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # pytest-xdist's threads
+@pytest.mark.filterwarnings(
+    "ignore:This process .* is multi-threaded:DeprecationWarning"
+)  # pytest-xdist's threads
 def test_a_forked_process_has_structures_of_its_own(sockets: Sockets) -> None:
     sender, receiver = sockets.pair()
     child_sender, child_receiver = sockets.pair()
