@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import socket
 import struct
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 SOL_UDP = 17
 UDP_SEGMENT = 103
 UDP_GRO = 104
+WAYS_REMEMBERED = 1_024
+"""Each takes about 500 bytes."""
 MAX_BATCH = 64
 """Datagrams, or runs of segments, in one call."""
 SEGMENTS_REFUSED = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP})
@@ -46,6 +49,7 @@ _VECTOR = struct.Struct("@PN")
 _AT_NAME_LENGTH = struct.calcsize("@P0I")
 _AT_CONTROL_LENGTH = struct.calcsize("@PIPNP0N")
 _AT_LENGTH = struct.calcsize("@PIPNPNi0P")
+_NAME_POINTER = struct.Struct("@PI")
 _CONTROL_HEADER = struct.Struct("@Nii")
 _UNSIGNED = struct.Struct("@I")
 _LENGTH = struct.Struct("@N")
@@ -54,7 +58,7 @@ _ALIGNMENT = struct.calcsize("N")
 _IPV4 = struct.Struct("!2xH4s")
 _IPV6 = struct.Struct("!2xH4x16s")
 _SCOPE = struct.Struct("@24xI")
-_SOCKADDR_LENGTHS = {socket.AF_INET: 16, socket.AF_INET6: 28}
+_SOCKADDR_LENGTHS: dict[int, int] = {socket.AF_INET: 16, socket.AF_INET6: 28}
 
 
 def _calls() -> tuple[Any, Callable[[Any], int], Callable[..., int], Callable[..., int]] | None:
@@ -87,7 +91,7 @@ if _found is not None:
 
 def place_length(family: int) -> int:
     """The length in bytes of a place without an address of ours; :exc:`KeyError` for families that are not IP."""
-    return _SOCKADDR_LENGTHS[family]  # type: ignore[index] # an integer is found as its enumeration is
+    return _SOCKADDR_LENGTHS[family]
 
 
 def can_batch(sock: socket.socket) -> bool:
@@ -142,7 +146,7 @@ def split(datagrams: bytes, size: int) -> list[bytes]:
 def origin_of(place: bytes) -> Origin:
     """What a place means: the peer's address as sockets have it, and which of ours it was sent to."""
     family = int.from_bytes(place[:2], sys.byteorder)
-    length = _SOCKADDR_LENGTHS[socket.AddressFamily(family)]
+    length = _SOCKADDR_LENGTHS[family]
     address: Any
     if family == socket.AF_INET:
         port, packed = _IPV4.unpack_from(place)
@@ -173,7 +177,7 @@ class Way:
         self.name = place or b""
         self.control = b""
         if self.origin.local is not None:
-            family = socket.AddressFamily(int.from_bytes(self.name[:2], sys.byteorder))
+            family = int.from_bytes(self.name[:2], sys.byteorder)
             self.name = self.name[: _SOCKADDR_LENGTHS[family]]
             self.control = _control_message(*control_for(family, self.origin.local))
 
@@ -181,13 +185,15 @@ class Way:
 _NOWHERE = Origin(None)
 
 
+@functools.lru_cache(maxsize=WAYS_REMEMBERED)
+def way_to(place: bytes | None) -> Way:
+    """The way to a place; the last ones are remembered, since a handshake's datagrams come one after the other."""
+    return Way(place)
+
+
 def _control_message(level: int, kind: int, data: bytes) -> bytes:
     length = _CONTROL_HEADER.size + len(data)
     return _CONTROL_HEADER.pack(length, level, kind) + data + bytes(-length % _ALIGNMENT)
-
-
-def _segments(size: int) -> bytes:
-    return _control_message(*segment_control(size))
 
 
 def _place_of(name: bytes, local: tuple[bytes, int] | None) -> bytes:
@@ -207,13 +213,14 @@ class _Side:
         self.vectors = bytearray(MAX_BATCH * _VECTOR.size)
         self.headers = bytearray(MAX_BATCH * _HEADER.size)
         self.at_data = _address_of(self.data)
-        names, control, vectors = map(_address_of, (self.names, self.control, self.vectors))
+        self.at_names = _address_of(self.names)
+        control, vectors = map(_address_of, (self.control, self.vectors))
         for index in range(MAX_BATCH):
             _VECTOR.pack_into(self.vectors, index * _VECTOR.size, self.at_data + index * slot, slot)
             _HEADER.pack_into(
                 self.headers,
                 index * _HEADER.size,
-                names + index * _NAME,
+                self.at_names + index * _NAME,
                 _NAME,
                 vectors + index * _VECTOR.size,
                 1,
@@ -252,13 +259,13 @@ class _Incoming(_Side):
                 return []
             raise OSError(number, os.strerror(number))
         self._used = count
-        found = iter(self._lengths[count].unpack_from(self.headers))
-        view, names = self._view, self._name_view
+        found = self._lengths[count].unpack_from(self.headers)
+        view, names = self._view, bytes(self.names)
         arrivals: list[tuple[bytes, Any, int]] = []
         at = name_at = 0
-        for control_length in found:
-            datagram = bytes(view[at : at + next(found)])
-            place = bytes(names[name_at : name_at + name_length]) if name_length else None
+        for control_length, length in zip(found[::2], found[1::2]):  # noqa: B905 - slow on some Pythons
+            datagram = view[at : at + length].tobytes()
+            place = names[name_at : name_at + name_length] if name_length else None
             if control_length:
                 size, local = self._read_control(at // _SLOT * _CONTROL, control_length)
                 arrivals.append((datagram, place if place is None else _place_of(place, local), size))
@@ -285,74 +292,82 @@ class _Outgoing(_Side):
     def __init__(self) -> None:
         super().__init__(0, 4 * _SLOT)
         self._name_length = -1
-        self._rows = [
-            (index * _VECTOR.size, index * _NAME, index * _CONTROL, index * _HEADER.size)
-            for index in range(MAX_BATCH)
-        ]
-        for _, _, _, at in self._rows:
-            self._set_control_length(at, 0)
+        self._vectors = [struct.Struct("@" + "PN" * count) for count in range(MAX_BATCH + 1)]
+        self._controlled: list[int] = []
+        """Where headers stand that have control messages, to be cleared when they are sent."""
+        for index in range(MAX_BATCH):
+            self._set_control_length(index * _HEADER.size, 0)
 
     def send(self, descriptor: int, queue: Iterable[tuple[bytes, Way]], *, segments: bool) -> int:
-        runs = self._lay_out(queue, segments=segments)
-        controlled: list[int] = []
-        for (start, end, size, _, way), (at_vector, at_name, at_control, at_header) in zip(
-            runs, self._rows, strict=False
-        ):
-            _VECTOR.pack_into(self.vectors, at_vector, self.at_data + start, end - start)
-            name = way.name
-            self.names[at_name : at_name + len(name)] = name
-            if len(name) != self._name_length:
-                self._set_name_length(len(name))
-            if way.control or end - start > size:
-                control = way.control + (_segments(size) if end - start > size else b"")
-                self.control[at_control : at_control + len(control)] = control
-                self._set_control_length(at_header, len(control))
-                controlled.append(at_header)
-        sent = _sendmmsg(descriptor, self.at_headers, len(runs), _MSG_DONTWAIT)
-        number = _ctypes.get_errno() if sent < 0 else 0
-        for at in controlled:
+        numbers = self._lay_out(queue, segments=segments)
+        sent = _sendmmsg(descriptor, self.at_headers, len(numbers), _MSG_DONTWAIT)
+        error = _ctypes.get_errno() if sent < 0 else 0
+        for at in self._controlled:
             self._set_control_length(at, 0)
-        if number:
-            raise OSError(number, os.strerror(number))
-        return sum(run[3] for run in runs[:sent])
+        self._controlled.clear()
+        if error:
+            raise OSError(error, os.strerror(error))
+        return sum(numbers[:sent])
 
-    def _lay_out(
-        self, queue: Iterable[tuple[bytes, Way]], *, segments: bool
-    ) -> list[tuple[int, int, int, int, Way]]:
-        """Copy datagrams one after the other; the runs they form: start, end, size of segments, their number, way."""
-        data, capacity = self.data, len(self.data)
-        runs: list[tuple[int, int, int, int, Way]] = []
+    def _lay_out(self, queue: Iterable[tuple[bytes, Way]], *, segments: bool) -> list[int]:
+        """Copy datagrams one after the other and write the headers of the runs they form: the length of each run."""
+        datagrams: list[bytes] = []
+        names: list[bytes] = []
+        vectors: list[int] = []
+        numbers: list[int] = []
         previous: Way | None = None
-        begun = at = size = number = 0
+        size = begun = 0
+        at, limit = self.at_data, self.at_data + len(self.data)
         for datagram, way in queue:
             length = len(datagram)
             end = at + length
-            if end > capacity:
+            if end > limit:
                 break
             if (
                 way is previous
                 and 0 < length <= size
-                and number < MAX_SEGMENTS
                 and end - begun <= MAX_RUN_LENGTH
+                and numbers[-1] < MAX_SEGMENTS
             ):
-                number += 1
-                runs[-1] = (begun, end, size, number, way)
-            elif len(runs) < MAX_BATCH:
-                begun, size, number = at, length, 1
-                runs.append((begun, end, size, 1, way))
-                previous = way if segments else None
-            else:
+                if numbers[-1] == 1:
+                    segments_control = way.control + _control_message(*segment_control(size))
+                    self._set_control(len(numbers) - 1, segments_control)
+                numbers[-1] += 1
+                vectors[-1] = end - begun
+                if length < size:
+                    previous = None  # only the last of a run may be shorter
+            elif len(numbers) == MAX_BATCH:
                 break
-            if length < size:
-                previous = None  # only the last of a run may be shorter
-            data[at:end] = datagram
+            else:
+                if way.control:
+                    self._set_control(len(numbers), way.control)
+                names.append(way.name)
+                vectors += (at, length)
+                numbers.append(1)
+                begun, size = at, length
+                previous = way if segments else None
+            datagrams.append(datagram)
             at = end
-        return runs
+        data = b"".join(datagrams)
+        self.data[: len(data)] = data
+        joined = b"".join(names)
+        self.names[: len(joined)] = joined
+        if len(names[0]) != self._name_length:
+            self._set_name_length(len(names[0]))
+        self._vectors[len(numbers)].pack_into(self.vectors, 0, *vectors)
+        return numbers
 
     def _set_name_length(self, length: int) -> None:
         self._name_length = length
-        for _, _, _, at in self._rows:
-            _UNSIGNED.pack_into(self.headers, at + _AT_NAME_LENGTH, length)
+        for index in range(MAX_BATCH):
+            at = index * _HEADER.size
+            _NAME_POINTER.pack_into(self.headers, at, self.at_names + index * length, length)
+
+    def _set_control(self, index: int, control: bytes) -> None:
+        at = index * _CONTROL
+        self.control[at : at + len(control)] = control
+        self._set_control_length(index * _HEADER.size, len(control))
+        self._controlled.append(index * _HEADER.size)
 
     def _set_control_length(self, at: int, length: int) -> None:
         _LENGTH.pack_into(self.headers, at + _AT_CONTROL_LENGTH, length)

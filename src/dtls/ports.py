@@ -146,7 +146,7 @@ class BatchPort(Port):
 
     def way(self, place: Any) -> Any:
         """As :meth:`Port.way`."""
-        return mmsg.Way(place)
+        return mmsg.way_to(place)
 
     def send_run(self, datagrams: bytes, size: int, way: Any) -> bool:
         """As :meth:`Port.send_run`; false as well if the network device takes no segments."""

@@ -220,7 +220,7 @@ class Peers(Generic[Found]):
 
         ``None`` for a plain address with several: a message must not go to another than it is meant for.
         """
-        if isinstance(address, PeerAddress):
+        if type(address) is PeerAddress:
             return self._by_place.get(address.place)
         there = self._by_address.get(address)
         if there is None and isinstance(address, tuple) and len(address) == 2:  # noqa: PLR2004 - host and port

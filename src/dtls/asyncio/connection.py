@@ -11,6 +11,7 @@ from dtls.connection import ConnectionState
 from dtls.errors import MessageTooLarge, SSLZeroReturnError
 
 from .negotiated import Negotiated, extra_info
+from .wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -63,7 +64,7 @@ class DTLSConnection(Negotiated):
         "_receives",
         "_sent",
         "_sockname",
-        "_waiter",
+        "_wakeup",
         "_way",
     )
 
@@ -89,7 +90,7 @@ class DTLSConnection(Negotiated):
         self._most_bytes = limits.queued_bytes
         self._messages: deque[bytes] = deque()
         self._queued_bytes = 0
-        self._waiter: asyncio.Future[None] | None = None
+        self._wakeup = Wakeup(channel.loop)
         self._closed_waiters: list[asyncio.Future[None]] = []
         self._sent = 0
         self._receives = True
@@ -116,7 +117,7 @@ class DTLSConnection(Negotiated):
             if not self._receives:
                 self._raise_error()
                 return b""
-            await self._arrival()
+            await self._wakeup
         message = messages.popleft()
         self._queued_bytes -= len(message)
         return message
@@ -134,7 +135,7 @@ class DTLSConnection(Negotiated):
             if not self._receives:
                 self._raise_error()
                 return []
-            await self._arrival()
+            await self._wakeup
         if len(messages) <= max_messages:
             taken = list(messages)
             messages.clear()
@@ -154,7 +155,7 @@ class DTLSConnection(Negotiated):
             if not self._receives:
                 self._raise_error()
                 raise StopAsyncIteration
-            await self._arrival()
+            await self._wakeup
         message = messages.popleft()
         self._queued_bytes -= len(message)
         return message
@@ -162,15 +163,6 @@ class DTLSConnection(Negotiated):
     def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error.with_traceback(None)
-
-    def _arrival(self) -> asyncio.Future[None]:
-        """What becomes done when there is a message, or there will be none."""
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            text = "recv() was called while another task waits in it"
-            raise RuntimeError(text)
-        waiter = self._waiter = self._loop.create_future()
-        return waiter
 
     async def send(self, message: bytes | bytearray | memoryview) -> None:
         """Send one message; waits only while the socket's send buffer is full.
@@ -278,15 +270,7 @@ class DTLSConnection(Negotiated):
     def _deliver(self, message: bytes) -> None:
         """A message of the peer has come."""
         messages = self._messages
-        waiter = self._waiter
-        if waiter is not None:
-            # It is only told: the message stays here, and is not lost if the waiter is cancelled at this moment.
-            self._waiter = None
-            self._queued_bytes += len(message)
-            messages.append(message)
-            if not waiter.done():
-                waiter.set_result(None)
-        elif not self._receives:
+        if not self._receives:
             self._connection.statistics["dropped_after_close"] += 1
         elif messages and (
             len(messages) >= self._most_messages or self._queued_bytes + len(message) > self._most_bytes
@@ -295,6 +279,7 @@ class DTLSConnection(Negotiated):
         else:
             self._queued_bytes += len(message)
             messages.append(message)
+            self._wakeup.now()
 
     def _deliver_many(self, messages: list[bytes]) -> None:
         """Several messages of the peer have come."""
@@ -307,18 +292,14 @@ class DTLSConnection(Negotiated):
         ):
             queue.extend(messages)
             self._queued_bytes += length
-            waiter, self._waiter = self._waiter, None
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
+            self._wakeup.now()
         else:
             for message in messages:
                 self._deliver(message)
 
     def _stop_receiving(self) -> None:
         self._receives = False
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        self._wakeup.soon()
 
     def _ended_by(self, error: BaseException) -> bool:
         """Whether ``error`` is what ended the association, or only says that it has ended."""

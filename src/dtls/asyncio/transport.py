@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable
 
+    from dtls.connection import Connection
     from dtls.context import Context
     from dtls.cookie import CookieFactory
     from dtls.endpoint import Association, CookiePolicy, EndpointLimits
@@ -75,16 +76,17 @@ class DTLSDatagramTransport(asyncio.DatagramTransport):
             return self._channel.peername
         return default
 
-    def _transmit(self, association: Any, data: bytes | bytearray | memoryview, place: Any) -> None:
+    def _transmit(self, connection: Connection, data: bytes | bytearray | memoryview, way: Any) -> None:
         """Send one message. What cannot be sent is told to the protocol, or counted, as plain UDP has it."""
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            message = f"data argument must be a bytes-like object, not {type(data).__name__!r}"
-            raise TypeError(message)
-        if not data:  # this engine cannot send it
-            self._channel.statistics["dropped_empty_messages"] += 1
-            return
+        if not data or type(data) is not bytes:
+            if not isinstance(data, (bytes, bytearray, memoryview)):
+                message = f"data argument must be a bytes-like object, not {type(data).__name__!r}"
+                raise TypeError(message)
+            if not data:  # this engine cannot send it
+                self._channel.statistics["dropped_empty_messages"] += 1
+                return
         try:
-            self._channel.transmit(association.connection.protect(data), place)
+            self._channel.transmit(connection.protect(data), way)
         except OSError as error:
             self._call(self._protocol.error_received, error)
 
@@ -103,14 +105,26 @@ class DTLSDatagramTransport(asyncio.DatagramTransport):
         try:
             method(*arguments)
         except Exception as error:  # noqa: BLE001 - it is passed on
-            self._loop.call_exception_handler(
-                {
-                    "message": "Fatal error: a protocol's method failed",
-                    "exception": error,
-                    "transport": self,
-                    "protocol": self._protocol,
-                }
-            )
+            self._report(error)
+
+    def _hand_over(self, message: bytes, address: Any) -> None:
+        """A message for the protocol: as :meth:`_call`, in fewer steps, since every message comes here."""
+        if self._closing:
+            return
+        try:
+            self._protocol.datagram_received(message, address)
+        except Exception as error:  # noqa: BLE001 - it is passed on
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        self._loop.call_exception_handler(
+            {
+                "message": "Fatal error: a protocol's method failed",
+                "exception": error,
+                "transport": self,
+                "protocol": self._protocol,
+            }
+        )
 
     def _lose(self, error: Exception | None) -> None:
         if not self._lost:
@@ -133,7 +147,7 @@ class ClientTransport(DTLSDatagramTransport):
             message = f"Invalid address: must be None or {peer}"
             raise ValueError(message)
         if not self._closing:
-            self._transmit(self._link, data, self._link.way)
+            self._transmit(self._link.connection, data, self._link.way)
 
     def close(self) -> None:
         """Say close_notify, and close when nothing waits to be sent any more."""
@@ -162,8 +176,7 @@ class ClientTransport(DTLSDatagramTransport):
         return self._link.connection.statistics + self._channel.statistics
 
     def _deliver(self, message: bytes) -> None:
-        if not self._closing:
-            self._call(self._protocol.datagram_received, message, self._channel.peername)
+        self._hand_over(message, self._channel.peername)
 
     def _deliver_many(self, messages: list[bytes]) -> None:
         for message in messages:
@@ -176,11 +189,12 @@ class ClientTransport(DTLSDatagramTransport):
 class _Peer:
     """One association of a server's transport."""
 
-    __slots__ = ("_transport", "address", "association", "way")
+    __slots__ = ("_transport", "address", "association", "connection", "way")
 
     def __init__(self, transport: ServerTransport, association: Association) -> None:
         self._transport = transport
         self.association = association
+        self.connection = association.connection
         self.way = transport._channel.port.way(association.address)
         self.address = PeerAddress.of(self.way.origin, association.address)
 
@@ -190,9 +204,7 @@ class _Peer:
         association.application = None  # which is us: the keys are to go now, not at a collection of garbage
 
     def _deliver(self, message: bytes) -> None:
-        transport = self._transport
-        if not transport._closing:
-            transport._call(transport._protocol.datagram_received, message, self.address)
+        self._transport._hand_over(message, self.address)
 
     def _deliver_many(self, messages: list[bytes]) -> None:
         for message in messages:
@@ -229,7 +241,7 @@ class ServerTransport(DTLSDatagramTransport):
             self._channel.statistics["sendto_unknown_address"] += 1
             logger.info("no association with %s: a message of %d bytes is dropped", addr, len(data))
         elif not self._closing:
-            self._transmit(peer.association, data, peer.way)
+            self._transmit(peer.connection, data, peer.way)
 
     def close(self) -> None:
         """Say close_notify to every peer, and close when nothing waits to be sent any more."""

@@ -46,10 +46,12 @@ SSL_CTX_set_session_cache_mode SSL_CTX_set_session_id_context SSL_CTX_set_tmp_ec
 SSL_CTX_set_verify_depth SSL_CTX_use_PrivateKey SSL_CTX_use_certificate
 SSL_CTX_use_certificate_chain_file SSL_ERROR_NONE SSL_ERROR_SSL SSL_ERROR_SYSCALL SSL_ERROR_WANT_READ
 SSL_ERROR_WANT_WRITE SSL_ERROR_ZERO_RETURN SSL_MODE_RELEASE_BUFFERS SSL_OP_CIPHER_SERVER_PREFERENCE
-SSL_OP_NO_COMPRESSION SSL_OP_NO_QUERY_MTU SSL_OP_NO_RENEGOTIATION SSL_OP_NO_TICKET SSL_SESS_CACHE_OFF
+SSL_OP_NO_COMPRESSION SSL_OP_NO_QUERY_MTU SSL_OP_NO_RENEGOTIATION SSL_OP_NO_TICKET SSL_RECEIVED_SHUTDOWN
+SSL_SESS_CACHE_OFF
 SSL_VERIFY_FAIL_IF_NO_PEER_CERT SSL_VERIFY_NONE SSL_VERIFY_PEER SSL_do_handshake SSL_free
 SSL_get0_alpn_selected SSL_get0_param SSL_get0_verified_chain SSL_get_cipher_list SSL_get_current_cipher
-SSL_get_error SSL_get_peer_cert_chain SSL_get_peer_certificate SSL_get_servername SSL_get_verify_result
+SSL_get_error SSL_get_peer_cert_chain SSL_get_peer_certificate SSL_get_servername SSL_get_shutdown
+SSL_get_verify_result
 SSL_get_version SSL_new SSL_read SSL_set_accept_state SSL_set_bio SSL_set_connect_state SSL_set_mtu
 SSL_set_tlsext_host_name SSL_shutdown SSL_state_string_long SSL_version SSL_write
 TLSEXT_NAMETYPE_host_name X509_STORE_CTX_free X509_STORE_CTX_get1_chain X509_STORE_CTX_init
@@ -431,6 +433,11 @@ def do_handshake(ssl: Handle) -> int:
 def get_error(ssl: Handle, result: int) -> int:
     """The ``SSL_ERROR_*`` that explains the ``result`` of the call just made."""
     return int(lib.SSL_get_error(ssl, result))
+
+
+def is_ended(ssl: Handle) -> bool:
+    """Whether the peer has ended the association, by close_notify or by a fatal alert."""
+    return bool(lib.SSL_get_shutdown(ssl) & lib.SSL_RECEIVED_SHUTDOWN)
 
 
 def shutdown(ssl: Handle) -> None:

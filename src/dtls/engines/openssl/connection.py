@@ -48,7 +48,6 @@ from .binding import (
     BUFFER_LENGTH,
     bio_read,
     bio_write,
-    clear_errors,
     from_buffer,
     ssl_read,
     ssl_write,
@@ -201,14 +200,14 @@ class OpenSSLConnection(Connection):
     def unprotect(self, datagram: bytes, now: float) -> bytes | list[Event]:
         if self.state is _ESTABLISHED:
             # One record of application data: nearly every datagram in an association's life.
-            length = len(datagram) - RECORD_HEADER_LENGTH
+            length = len(datagram)
+            content = length - RECORD_HEADER_LENGTH
             if (
-                self._shortest_content <= length <= MAX_CIPHERTEXT_LENGTH
+                self._shortest_content <= content <= MAX_CIPHERTEXT_LENGTH
                 and datagram[:5] == self._prefix
-                and datagram[11] << 8 | datagram[12] == length
+                and datagram[11] << 8 | datagram[12] == content
             ):
-                clear_errors()
-                bio_write(self._incoming, datagram, len(datagram))
+                bio_write(self._incoming, datagram, length)
                 pointer = thread_buffer.pointer
                 count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
                 if count > 0:
@@ -264,7 +263,6 @@ class OpenSSLConnection(Connection):
             return Unprotected(messages, at, None)
         ssl, incoming, prefix, shortest = self._ssl, self._incoming, self._prefix, self._shortest_content
         source, target = from_buffer(datagrams), thread_buffer.pointer
-        clear_errors()
         while at < end:
             length = min(size, end - at)
             content = length - RECORD_HEADER_LENGTH
@@ -517,7 +515,6 @@ class OpenSSLConnection(Connection):
         if not self._is_plausible(record, now):
             return []
         raw = build_record(*record)
-        clear_errors()
         bio_write(self._incoming, raw, len(raw))
         pointer = thread_buffer.pointer
         count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
@@ -573,11 +570,14 @@ class OpenSSLConnection(Connection):
 
     def _after_fruitless_read(self, result: int, now: float) -> list[Event]:
         """A record gave no data: a forgery, a repeat, an empty message, an alert, a repeated Finished, or the end."""
+        # Nobody has cleared the queue of errors before the read, which would cost every datagram: others of the
+        # process may have left some there. So the outcome is judged without them.
+        errors = binding.take_errors()
         outcome = binding.get_error(self._ssl, result)
-        errors = binding.take_errors() if outcome == binding.SSL_ERROR_SSL else []
         said_something = self._collect_output(now)
         # Some versions say SYSCALL at an empty message; a memory BIO knows no real ones.
-        if outcome == binding.SSL_ERROR_WANT_READ or (outcome == binding.SSL_ERROR_SYSCALL and not result):
+        is_empty = outcome == binding.SSL_ERROR_SYSCALL and not result and not binding.is_ended(self._ssl)
+        if outcome == binding.SSL_ERROR_WANT_READ or is_empty:
             if not said_something:
                 self.statistics["dropped_unauthenticated"] += 1
             return []
@@ -589,7 +589,7 @@ class OpenSSLConnection(Connection):
             self.state = ConnectionState.CLOSED
             return [PeerClosed()]
         self.state = ConnectionState.FAILED
-        return [AlertReceived(ssl_error(errors, "the association has ended", established=True))]
+        return [AlertReceived(ssl_error(errors[-1:], "the association has ended", established=True))]
 
     def _collect_output(self, now: float) -> bool:
         """Take OpenSSL's output after the handshake: alerts, or a last flight that the peer asks for again."""
