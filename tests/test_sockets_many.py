@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dtls import (
+    AlertReceived,
     AssociationReplaced,
     MessageTooLarge,
+    SSLError,
     SSLTimeoutError,
     SSLWantReadError,
     SSLWantWriteError,
     SSLZeroReturnError,
     mmsg,
 )
+from dtls.connection import ConnectionState, Unprotected
 from dtls.sending import MAX_SENT_AT_A_TIME, MAX_UNSENT
 from dtls.servers import DTLSServerSocket, create_server
 from dtls.udp import Listener, Origin
@@ -167,15 +170,30 @@ def test_many_messages_come_whole_and_in_order(client: Context, server: Context,
 
 
 @in_runs
-def test_runs_are_sent_and_read_as_one(ends: Ends, kernel: Kernel) -> None:
+def test_runs_are_sent_and_read_as_one(ends: Ends, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     near, far = ends
     begin_runs(ends)
+    monkeypatch.setattr(driver_of(far).connection, "unprotect", None)
     kernel.reads = 0
     assert near.send_many(texts(100)) == 100
     assert kernel.runs_sent == 2
     assert receive(far, 100) == texts(100)
     assert kernel.runs_read == 2
     assert kernel.reads <= 5
+
+
+@in_runs
+def test_all_runs_that_wait_are_read_but_no_more_than_are_wanted(ends: Ends) -> None:
+    near, far = ends
+    begin_runs(ends)
+    near.send_many(texts(20))
+    assert far.recv_many() == texts(20)
+    for _ in range(3):
+        near.send_many(texts(20))
+    assert far.recv_many(20) == texts(20)
+    assert far.pending() == 0, "a flood of runs waits in the kernel, which bounds it"
+    near.send_many(texts(20))
+    assert far.recv_many() == texts(20) * 3
 
 
 @in_runs
@@ -306,8 +324,7 @@ def test_a_thread_that_waits_in_recv_is_given_no_run_for_a_datagram(ends: Ends, 
         far.recv_many()
     far.settimeout(PATIENCE)
     insider = [driver_of(near).connection.protect(message) for message in texts(3)]
-    spoiled = insider[0][:-1] + bytes([insider[0][-1] ^ 1])
-    send_run(near._sock, [insider[1], spoiled, insider[2]])
+    send_run(near._sock, [insider[1], bytes(len(insider[0])), insider[2]])
     assert receiving.result() == texts(3)[1]
     assert far.recv() == texts(3)[2]
     # When nobody waits there any more, runs begin.
@@ -405,10 +422,31 @@ def test_what_the_send_buffer_does_not_take_waits_for_room_and_goes_out_first(en
     assert sent == MAX_SENT_AT_A_TIME
     with pytest.raises(SSLWantWriteError):
         near.send_many(texts(120)[sent:])
+    assert near.send_many([]) == 0
     full.refuse(None)
     assert near.send_many(texts(120)[sent:]) == 120 - sent
     assert receive(far, 120) == texts(120)
     assert not near.statistics["dropped_unsent"]
+
+
+def test_no_message_overtakes_one_that_waits_for_room(
+    ends: Ends, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = ends
+    send = driver_of(near)._send
+    left = iter([True, True, False])
+
+    def send_some(datagram: bytes) -> int:
+        kernel.refusal = None
+        if not next(left, True):
+            raise BlockingIOError(errno.EAGAIN, "no room")
+        return send(datagram)
+
+    kernel.refusal = BlockingIOError(errno.EAGAIN, "no room for all")
+    monkeypatch.setattr(driver_of(near), "_send", send_some)
+    sent = [*texts(5), *texts(5, 600), *texts(5, 700)]
+    assert near.send_many(sent) == 15
+    assert receive(far, 15) == sent
 
 
 def test_a_run_that_has_no_room_goes_out_in_pieces_and_the_next_is_a_run_again(
@@ -438,15 +476,16 @@ def test_send_many_gives_up_after_the_timeout_and_tells_how_many_it_was(ends: En
     assert receive(far, sent + 1) == [*texts(200)[:sent], b"last"]
 
 
-def test_send_many_waits_until_everything_is_out(ends: Ends, full: Full) -> None:
+@pytest.mark.parametrize("count", [1, 50, 100])
+def test_send_many_waits_until_everything_is_out(ends: Ends, full: Full, count: int) -> None:
     near, far = ends
     near.settimeout(None)
-    sending = Worker(near.send_many, texts(100))
-    wait_for(lambda: driver_of(near)._unsent)
+    sending = Worker(near.send_many, texts(count))
+    wait_for(lambda: driver_of(near)._waiting)
     full.refuse(None)
-    assert sending.result() == 100
+    assert sending.result() == count
     near.close()
-    assert receive(far, 100) == texts(100)
+    assert receive(far, count) == texts(count)
 
 
 @in_runs
@@ -602,6 +641,7 @@ def test_a_run_of_a_stranger_is_handed_on_one_by_one_under_its_own_address(
         sock.bind(listener.own_address(origin))
         sock.connect(stranger.getsockname())
         send_run(stranger, [hello, hello, bytes(20)], sock.getsockname())
+        stranger.sendto(hello, sock.getsockname())
         sock.connect(origin.address)
         return []
 
@@ -616,8 +656,8 @@ def test_a_run_of_a_stranger_is_handed_on_one_by_one_under_its_own_address(
                 near.send_many(texts(20))
                 assert receive(far, 20) == texts(20)
                 whose = stranger.getsockname()
-                assert handed_on == [(hello, whose), (hello, whose), (bytes(20), whose)]
-                assert far.statistics["strangers_datagrams"] == 3
+                assert handed_on == [(hello, whose), (hello, whose), (bytes(20), whose), (hello, whose)]
+                assert far.statistics["strangers_datagrams"] == 4
             assert stranger.recv(2000)[RECORD_HEADER_LENGTH] == HandshakeType.HELLO_VERIFY_REQUEST
 
 
@@ -725,6 +765,67 @@ def test_what_ends_the_association_meanwhile_is_told_by_the_next_call(
     with given or contextlib.nullcontext():
         assert sending.result() == MAX_SENT_AT_A_TIME
         assert not driver_of(near)._unsent, "nothing is sent on a socket that is somebody else's"
+
+
+def test_nothing_is_sent_by_a_socket_that_was_given_away_meanwhile(
+    ends: Ends, full: Full, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = ends
+    driver = driver_of(near)
+    near.send(b"kept")
+    sending = Worker(near.send, b"late")
+    wait_for(lambda: driver._waiting)
+    with socket.socket(fileno=near.detach()):
+        full.refuse(None)
+        with pytest.raises(SSLZeroReturnError):
+            sending.result()
+    send_batch = driver_of(far)._send_batch
+    given: list[socket.socket] = []
+
+    def send_and_give_away(batch: list[bytes]) -> int:
+        sent = send_batch(batch)
+        if not given:
+            given.append(socket.socket(fileno=far.detach()))
+        return sent
+
+    monkeypatch.setattr(driver_of(far), "_send_batch", send_and_give_away)
+    assert far.send_many(texts(100)) == MAX_SENT_AT_A_TIME
+    given[0].close()
+
+
+@in_runs
+def test_an_error_within_a_run_is_told_after_the_messages_before_it(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = ends
+    begin_runs(ends)
+    connection = driver_of(far).connection
+    unprotect_many = connection.unprotect_many
+    error = SSLError(1, "the end")
+
+    def fail(datagrams: bytes, size: int, now: float) -> Unprotected:
+        found = unprotect_many(datagrams[: 2 * size], size, now)
+        return Unprotected(found.messages[:1], found.taken, [AlertReceived(error)])
+
+    monkeypatch.setattr(connection, "unprotect_many", fail)
+    near.send_many(texts(2))
+    assert far.recv_many() == texts(1)
+    with pytest.raises(SSLError) as caught:
+        far.recv_many()
+    assert caught.value is error
+
+
+@in_runs
+def test_plaintext_behind_the_answer_to_our_close_notify_is_left_for_its_reader(ends: Ends) -> None:
+    near, far = ends
+    begin_runs(ends)
+    unwrapping = Worker(far.unwrap)
+    connection = driver_of(near).connection
+    wait_for(lambda: driver_of(far).connection.state is ConnectionState.CLOSING)
+    connection.close(0.0)
+    send_run(near._sock, [*connection.datagrams_to_send(0.0), b"plain"])
+    with unwrapping.result() as plain:
+        assert plain.recv(100) == b"plain"
 
 
 @pytest.mark.parametrize("first", ["near", "far"])

@@ -377,9 +377,7 @@ class Driver(Sender):
             if is_ours:
                 found = self.connection.unprotect_many(datagrams[at:], size, now())
                 at += found.taken
-                if found.messages:
-                    self._refusals = 0
-                    self.messages += found.messages
+                self.messages += found.messages
                 if found.events is not None:
                     self._take_in(found.events)
                     continue

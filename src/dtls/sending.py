@@ -160,15 +160,12 @@ class Sender(abc.ABC):
         sent = 0
         try:
             while sent < len(own) or (self._unsent and timeout != 0):
-                batch = own[sent : sent + MAX_SENT_AT_A_TIME]
                 with self._lock:  # others have their turn after each batch
-                    taken = self._send_batch(batch) if self._is_there_room() else -1
-                if taken < 0:
+                    has_room = self._is_there_room()
+                    if has_room:
+                        sent += self._send_batch(own[sent : sent + MAX_SENT_AT_A_TIME])
+                if not has_room:
                     self._wait_for_room(timeout, deadline)
-                    continue
-                sent += taken
-                if taken < len(batch):
-                    break
         except OSError:
             if not sent:
                 raise
