@@ -278,10 +278,23 @@ def test_what_is_left_of_a_run_is_pending_and_comes_before_what_follows(ends: En
     assert far.pending() == 0
 
 
-@pytest.mark.parametrize("most", [0, -1])
-def test_recv_many_wants_one_message_at_least(ends: Ends, most: int) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        ends[1].recv_many(most)
+@pytest.mark.parametrize(
+    ("most", "error", "words"),
+    [
+        (0, ValueError, "at least 1"),
+        (-1, ValueError, "at least 1"),
+        (1.5, TypeError, "float"),
+        ("3", TypeError, "str"),
+    ],
+)
+def test_recv_many_wants_a_number_of_messages(
+    ends: Ends, most: Any, error: type[Exception], words: str
+) -> None:
+    near, far = ends
+    near.send_many(texts(3))
+    with pytest.raises(error, match=words):
+        far.recv_many(most)
+    assert receive(far, 3) == texts(3)
 
 
 def test_recv_and_recv_many_take_turns(ends: Ends, way: str) -> None:
@@ -696,7 +709,7 @@ def test_while_the_peer_begins_anew_runs_are_shared_with_the_server(
 
 
 @in_runs
-def test_an_association_that_is_replaced_leaves_its_runs_one_by_one(ends: Ends) -> None:
+def test_an_association_that_is_replaced_leaves_its_runs_one_by_one(ends: Ends, kernel: Kernel) -> None:
     near, far = ends
     begin_runs(ends)
     connection = driver_of(near).connection
@@ -704,8 +717,10 @@ def test_an_association_that_is_replaced_leaves_its_runs_one_by_one(ends: Ends) 
     send_run(near._sock, sealed)
     near._sock.send(b"single")
     assert far._replace() == [*sealed, b"single"]
+    reads = kernel.reads
     with pytest.raises(AssociationReplaced):
         far.recv_many()
+    assert kernel.reads == reads, "the socket leads nowhere"
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------
@@ -868,6 +883,23 @@ def test_unwrap_hears_the_close_notify_behind_runs_that_wait(ends: Ends) -> None
         plain.settimeout(PATIENCE)
         assert plain.recv(100)  # the association's answer is the other way
         assert near._sock.recv(100)
+
+
+@in_runs
+@pytest.mark.parametrize("end", ["closed", "detached"])
+def test_no_runs_begin_after_the_end(ends: Ends, end: str) -> None:
+    near, far = ends
+    driver = driver_of(far)
+    if end == "closed":
+        near.close()
+        assert far.recv() == b""
+        assert far.recv_many() == []
+        plain = far._sock
+    else:
+        plain = driver.detach()
+        assert driver.receive_many(10, None) == []
+    with plain:
+        assert plain.getsockopt(mmsg.SOL_UDP, mmsg.UDP_GRO) == 0
 
 
 @in_runs

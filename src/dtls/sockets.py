@@ -13,6 +13,7 @@ messages may be lost or come out of order.
 from __future__ import annotations
 
 import errno
+import operator
 import socket
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -207,10 +208,11 @@ class DTLSSocket(NegotiatedValues):
         1. Cheaper than :meth:`recv` for each: from the first call on, Linux gives datagrams of one size as one
         (``UDP_GRO``), so that only the methods of this object may read the socket.
         """
-        if max_messages < 1:
+        most = operator.index(max_messages)
+        if most < 1:
             text = f"max_messages must be at least 1, not {max_messages!r}"
             raise ValueError(text)
-        return self._ready().receive_many(max_messages, self._timeout)
+        return self._ready().receive_many(most, self._timeout)
 
     def send_many(self, messages: Iterable[bytes | bytearray | memoryview]) -> int:
         """Send messages, each as one datagram, in order: where they have the same length, at a fraction of the cost.
