@@ -933,7 +933,7 @@ def test_the_descriptors_number_is_not_given_to_others_while_a_thread_waits_on_i
             arrive()
         original(descriptor, writable=writable, until=until)
 
-    monkeypatch.setattr("dtls.driver.wait_until_ready", slow)
+    monkeypatch.setattr("dtls.sending.wait_until_ready", slow)
     near.settimeout(None)
     receiving = Worker(near.recv)
     assert entered.wait(PATIENCE)

@@ -9,27 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import math
-import os
 import socket
 import threading
-from collections import Counter, deque
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from . import mmsg
 from .connection import ConnectionState
-from .errors import (
-    MessageTooLarge,
-    PeerUnreachable,
-    SSLError,
-    SSLTimeoutError,
-    SSLWantReadError,
-    SSLWantWriteError,
-    SSLZeroReturnError,
-)
+from .errors import SSLError, SSLWantReadError, SSLZeroReturnError
 from .events import AlertReceived, DataReceived, Event, HandshakeFailed
 from .gate import begins_client_hello
-from .kernel import LARGEST_DATAGRAM, MAX_READS, lead_nowhere, now, same_address, wait_until_ready
+from .kernel import LARGEST_DATAGRAM, MAX_READS, lead_nowhere, now, same_address
+from .runs import RunReader
+from .sending import LOOK_AGAIN, LOST_ON_THE_WAY, Sender, deadline_of
 from .wire import ContentType
 
 if TYPE_CHECKING:
@@ -37,18 +30,10 @@ if TYPE_CHECKING:
 
     from .connection import Connection
 
-MAX_UNSENT = 64
-"""How many datagrams wait for room in the send buffer, before what the peer will ask for again is dropped."""
 REFUSALS_TOLERATED = 1
 """How many ICMP refusals in a row a handshake survives: anybody can forge one, and a server may be just starting."""
-_LOST_ON_THE_WAY = frozenset(
-    {errno.ENOBUFS, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.EPERM}
-)
-
-LOOK_AGAIN = 2.0
-"""Seconds after which a thread that waits looks at what others may have done: another may have read what woke both."""
 _GLANCE = 0.05
-"""The same for one that waits for what another thread is likely to read."""
+"""As ``LOOK_AGAIN``, for a thread that waits for what another is likely to read."""
 STRANGERS_TIME = 0.1
 """Seconds after connecting a server's socket, in which others' datagrams that were under way to it may turn up."""
 _NO_MESSAGE = "no message came in time"
@@ -61,7 +46,7 @@ _PLAINTEXT_HANDSHAKE = bytes([ContentType.HANDSHAKE])
 _HANDSHAKING, _ESTABLISHED = ConnectionState.HANDSHAKING, ConnectionState.ESTABLISHED
 
 
-class Driver:
+class Driver(Sender):
     """Runs ``connection`` on ``sock``, which must be connected to the peer and is made non-blocking.
 
     :param peer: the peer's address if datagrams of others may still arrive on ``sock``.
@@ -83,34 +68,17 @@ class Driver:
         keeps_plaintext: bool = False,
         wait: Callable[[bool, float], None] | None = None,
     ) -> None:
-        sock.setblocking(False)
-        self.sock = sock
-        self.connection = connection
-        self.statistics: Counter[str] = Counter()
+        super().__init__(sock, connection, refusals_tolerated=refusals_tolerated, wait=wait)
         self.messages: deque[bytes] = deque()
-        self.error: SSLError | None = None
-        """What ended the association, if it did not end by close_notify."""
         self._peer = peer
         self._divert = divert
         self._keeps_plaintext = keeps_plaintext
-        self._wait_elsewhere = wait
         self.shares = False
         """Whether ``divert`` gets a copy of everything, since the peer is in a new handshake."""
-        self._refusals_tolerated = refusals_tolerated
-        self._refusals = 0
-        self._unsent: deque[bytes] = deque()
         self._diverted: deque[tuple[bytes, Any]] = deque()
-        self._lock = threading.RLock()
-        self._closed = False
-        self._owns_socket = True
-        self._waiting = 0
-        """How many threads wait for the socket; the last to wake closes it if it is to be closed."""
-        # ``recv`` may wait where there is another way to send that does not, whatever mode the socket is in.
-        self._waits_in_recv = os.name == "posix" and isinstance(sock, socket.socket)
-        self._recv_timeout = 0.0
-        self._send: Callable[[bytes], int] = (
-            functools.partial(os.write, sock.fileno()) if self._waits_in_recv else sock.send
-        )
+        self._may_read_runs = True
+        self._runs: RunReader | None = None
+        """What reads the socket once many messages have been asked for at a time."""
         self._waiting_in_recv = 0
         self._left: threading.Condition | None = None
         """Notified when a thread no longer waits in ``recv``, once somebody wants to know."""
@@ -121,7 +89,7 @@ class Driver:
 
     def handshake(self, timeout: float | None) -> None:
         """Complete the handshake. Raises its error, :class:`SSLWantReadError` or :class:`SSLTimeoutError`."""
-        deadline = _deadline(timeout)
+        deadline = deadline_of(timeout)
         while True:
             self.advance()
             with self._lock:
@@ -137,12 +105,29 @@ class Driver:
     def receive(self, timeout: float | None) -> bytes | None:
         """The next message; ``None`` when the peer has closed. Raises what ended the association otherwise."""
         deadline = None
-        if self._waits_in_recv and timeout != 0:
-            deadline = _deadline(timeout)
+        if timeout != 0:
+            deadline = deadline_of(timeout)
             message = self._wait_in_recv(deadline)
             if message is not None:
                 return message
         return self._receive_step_by_step(timeout, deadline)
+
+    def receive_many(self, most: int, timeout: float | None) -> list[bytes]:
+        """The messages that there are, at least one and at most ``most``; none when the peer has closed.
+
+        Raises as :meth:`receive`. From the first call on, the kernel gives runs of datagrams where it can.
+        """
+        with self._lock:
+            if self._may_read_runs and self.connection.state is _ESTABLISHED:
+                self._begin_to_read_runs()
+            if 0 < len(self.messages) < most:
+                self._advance(most)
+        first = self._receive_step_by_step(timeout, None, most)
+        if first is None:
+            return []
+        with self._lock:
+            messages = self.messages
+            return [first, *(messages.popleft() for _ in range(min(most - 1, len(messages))))]
 
     def _wait_in_recv(self, deadline: float) -> bytes | None:
         """The next message, if it is what arrives next, within two seconds, and there is nothing else to do.
@@ -152,7 +137,7 @@ class Driver:
         began = now()
         with self._lock:
             seconds = min(deadline - began, LOOK_AGAIN)
-            if not self._is_idle() or seconds <= 0:
+            if not (self._waits_in_recv and self._is_idle()) or seconds <= 0:
                 return None
             if seconds != self._recv_timeout:
                 self._set_recv_timeout(seconds)
@@ -204,18 +189,15 @@ class Driver:
         self._take_in(found)
         return self.messages.popleft() if self.messages and not self._diverted else None
 
-    def _set_recv_timeout(self, seconds: float) -> None:
-        """How long the socket's ``recv`` waits; 0 for not at all. Who waits in it already is not concerned."""
-        self.sock.settimeout(seconds)
-        self._recv_timeout = seconds
-
-    def _receive_step_by_step(self, timeout: float | None, deadline: float | None) -> bytes | None:
+    def _receive_step_by_step(
+        self, timeout: float | None, deadline: float | None, most: int = 1
+    ) -> bytes | None:
         """The same for all there may be to do: what came before, timers, what is diverted, the end."""
         while True:
             with self._lock:
                 messages = self.messages
                 if not messages:
-                    self._advance(messages=1)
+                    self._advance(most)
                 if not self._diverted:
                     if messages:
                         return messages.popleft()
@@ -229,7 +211,7 @@ class Driver:
                     if self._is_over():
                         return None
             if deadline is None:
-                deadline = _deadline(timeout)
+                deadline = deadline_of(timeout)
             self._wait(deadline, timeout, _NO_MESSAGE)
 
     def _is_idle(self) -> bool:
@@ -243,34 +225,6 @@ class Driver:
         with self._lock:
             self.messages.appendleft(message)
 
-    def send(self, message: bytes | bytearray | memoryview, timeout: float | None) -> None:
-        """Send one message. Raises as :meth:`~dtls.connection.Connection.send`, and for a full send buffer."""
-        deadline = None
-        if self.connection.keeps_flight:
-            # Whoever only sends would not hear that the peer has not got it.
-            self.advance(messages=1)
-        while True:
-            with self._lock:
-                if self._unsent:
-                    self._send_unsent()
-                if self.error is not None:
-                    raise self.error.with_traceback(None)
-                if not self._unsent:
-                    datagram = self.connection.protect(message)
-                    try:
-                        self._send(datagram)
-                    except OSError:  # no room, or worse, or about an earlier datagram
-                        self.send_sealed(datagram, len(message))
-                    return
-            if timeout == 0:
-                raise SSLWantWriteError
-            if deadline is None:
-                deadline = _deadline(timeout)
-            self._wait_until_ready(writable=True, until=deadline)
-            if now() >= deadline:
-                message_text = "the socket's send buffer did not empty in time"
-                raise SSLTimeoutError(message_text)
-
     def receive_through(self, receive: Callable[[int], bytes]) -> bytes | None:
         """The next message if the socket's own ``receive``, which may wait and is called without the lock, gives it.
 
@@ -283,49 +237,21 @@ class Driver:
         with self._lock:
             return self._message_of_ours(datagram)
 
-    def send_through(self, send: Callable[[bytes], int], message: bytes | bytearray | memoryview) -> bool:
-        """Send one message by the socket's own ``send``, which may wait for room and is called without the lock.
-
-        False if others have to be sent before it: then :meth:`send` is to be called. Raises
-        :exc:`ConnectionRefusedError` if ICMP has refused an earlier datagram (this one is sent nevertheless), and
-        what :meth:`send` raises.
-        """
-        with self._lock:
-            if self._unsent or self.error or self.connection.keeps_flight:
-                return False
-            datagram = self.connection.protect(message)
-        try:
-            send(datagram)
-        except ConnectionRefusedError:
-            self.send_sealed(datagram, len(message))
-            raise
-        except OSError:  # no room, or worse
-            self.send_sealed(datagram, len(message))
-        return True
-
-    def send_sealed(self, datagram: bytes, length: int) -> None:
-        """Send what a message of ``length`` bytes has become, or have it wait for room.
-
-        Raises :exc:`OSError`, :class:`~dtls.MessageTooLarge` for what the network path does not take.
-        """
-        with self._lock:
-            try:
-                if not self._transmit(datagram):
-                    self.keep(datagram)
-            except OSError as error:
-                raise self._send_error(error, length) from None
-
     def close_notify(self, timeout: float | None, *, patience: float) -> bool:
         """Say close_notify and wait for the peer's, ``patience`` seconds at most; whether it came.
 
         Raises :class:`SSLWantReadError` if ``timeout`` is 0 and it has not come yet; what else ended the association.
         """
         with self._lock:
+            if self._runs is not None:
+                self._advance()  # what has come already is still told apart
+                self._stop_reading_runs()
             self.connection.close(now())
             self._flush_quietly()
         deadline = now() + (patience if timeout is None else min(timeout, patience))
         while True:
-            self.advance()
+            if self.connection.state is ConnectionState.CLOSING:  # afterwards it is plaintext that comes
+                self.advance()
             with self._lock:
                 if self.error is not None:
                     raise self.error.with_traceback(None)
@@ -356,6 +282,7 @@ class Driver:
                 self._flush()
             except OSError:
                 self.statistics["close_notify_lost"] += 1
+            self._unsent.clear()
             with contextlib.suppress(OSError):  # it may have lost its peer
                 self.sock.shutdown(socket.SHUT_RDWR)  # wakes threads that wait on it
             self._close_if_unused()
@@ -365,6 +292,8 @@ class Driver:
         with self._lock:
             self._closed = True
             self._owns_socket = False
+            self._stop_reading_runs()
+            self._unsent.clear()  # a thread that waits for room is not to send it in plaintext's way
             if self._waiting_in_recv:
                 # They would take away what is said in plaintext. None of them waits for long.
                 self._left = threading.Condition(self._lock)
@@ -382,7 +311,10 @@ class Driver:
         with self._lock:
             if self.error is None:
                 self.error = error
-            return [] if self._closed else lead_nowhere(self.sock)
+            if self._closed:
+                return []
+            left = [] if self._runs is None else self._runs.rest()
+            return left + lead_nowhere(self.sock)
 
     # --- datagrams -----------------------------------------------------------------------------------------------
 
@@ -403,17 +335,73 @@ class Driver:
         if at is not None and at <= now():
             self.handle_timeout()
         before = connection.state
-        for _ in range(MAX_READS):
-            if self._closed or self.error is not None:
-                break
-            datagram = self._read()
-            if datagram is None:
-                break
-            self._deliver(datagram)
-            if (messages and len(self.messages) >= messages) or connection.state is not before:
-                break
+        if self._runs is not None:
+            self._advance_by_runs(self._runs, messages)
+        else:
+            for _ in range(MAX_READS):
+                if self._closed or self.error is not None:
+                    break
+                datagram = self._read()
+                if datagram is None:
+                    break
+                self._deliver(datagram)
+                if (messages and len(self.messages) >= messages) or connection.state is not before:
+                    break
         if self._unsent:
             self._flush_quietly()
+
+    def _advance_by_runs(self, runs: RunReader, messages: int) -> None:
+        """The reading of :meth:`_advance`, many datagrams in a call. All that has been read is taken in."""
+        reads = 0
+        while reads < MAX_READS and not self._closed and self.error is None:
+            reads += 1
+            try:
+                arrivals = runs.read(max(1, messages - len(self.messages)) if messages else mmsg.MAX_BATCH)
+            except OSError as error:
+                self._note_error_of_another(error)
+                continue
+            reads += len(arrivals)
+            for datagrams, sender, size in arrivals:
+                self._deliver_run(datagrams, sender, size)
+            if runs.drained or self._runs is None or (messages and len(self.messages) >= messages):
+                break
+
+    def _deliver_run(self, datagrams: bytes, sender: Any, size: int) -> None:
+        """Take in what one sender has sent: datagrams of ``size`` bytes, or a single one if that is 0."""
+        if not size:
+            self._deliver_if_ours(datagrams, sender)
+            return
+        at, end = 0, len(datagrams)
+        is_ours = self._peer is None or (not self.shares and same_address(sender, self._peer))
+        while at < end:
+            if is_ours:
+                found = self.connection.unprotect_many(datagrams[at:], size, now())
+                at += found.taken
+                self.messages += found.messages
+                if found.events is not None:
+                    self._take_in(found.events)
+                    continue
+            if at < end:
+                self._deliver_if_ours(datagrams[at : at + size], sender)
+                at += size
+
+    def _deliver_if_ours(self, datagram: bytes, sender: Any) -> None:
+        if self._peer is None or self._is_ours(datagram, sender):
+            self._deliver(datagram)
+
+    def _begin_to_read_runs(self) -> None:
+        if self._waiting_in_recv or self._closed:
+            return  # who waits there would take a run for one datagram
+        self._may_read_runs = False
+        if mmsg.can_batch(self.sock):
+            self._runs = RunReader(self.sock, self._peer)
+            self._waits_in_recv = False
+
+    def _stop_reading_runs(self) -> None:
+        """Nothing but the end is expected now, and then perhaps plaintext, which whoever reads it wants one by one."""
+        if self._runs is not None:
+            self._runs.stop()
+            self._runs = None
 
     def handle_timeout(self) -> bool:
         """Repeat or give up what is due, without reading anything; whether something was due."""
@@ -439,17 +427,14 @@ class Driver:
             self.messages.append(found)
         else:
             self._note(found)
+            if self._runs is not None and self.connection.state is not _ESTABLISHED:
+                self._stop_reading_runs()  # before the peer is answered
             self._flush_quietly()
 
     def note(self, events: list[Event]) -> None:
         """Take in what happened on the connection while somebody else drove it."""
         with self._lock:
             self._note(events)
-
-    def flush(self) -> None:
-        """Send what waits to be sent."""
-        with self._lock:
-            self._flush_quietly()
 
     def _read(self) -> bytes | None:
         """The next datagram for us, if one has arrived."""
@@ -476,7 +461,7 @@ class Driver:
         """What the kernel says while reading is about a datagram sent before, unless it is about the socket itself."""
         if isinstance(error, ConnectionRefusedError):
             self._note_refusal()
-        elif error.errno in _LOST_ON_THE_WAY or error.errno == errno.ECONNRESET:
+        elif error.errno in LOST_ON_THE_WAY or error.errno == errno.ECONNRESET:
             self._count(error)
         else:
             raise error
@@ -510,118 +495,7 @@ class Driver:
             elif isinstance(event, (HandshakeFailed, AlertReceived)):
                 self.error = event.error
 
-    def _note_refusal(self) -> None:
-        """ICMP says that nothing listens at the peer's port. Anybody can say so; it counts in a handshake only."""
-        self.statistics["refused_by_icmp"] += 1
-        self._refusals += 1
-        handshaking = self.connection.state is _HANDSHAKING
-        # An alert that is held, and soon to be believed, says why nothing listens there any more.
-        says_why = bool(self.connection.statistics["held_alert"])
-        if handshaking and self._refusals > self._refusals_tolerated and not says_why:
-            text = "The peer address is not reachable: nothing listens on its port (ICMP port unreachable)"
-            self.error = PeerUnreachable(text)
-
-    def _flush(self) -> None:
-        for datagram in self.connection.datagrams_to_send(now()):
-            if self._unsent or not self._transmit(datagram):
-                self.keep(datagram)
-
-    def _flush_quietly(self) -> None:
-        """As far as the socket lets us; what is lost is repeated by its timer."""
-        if self._unsent:
-            self._send_unsent()
-        try:
-            self._flush()
-        except OSError as error:
-            self._count(error)
-
-    def _send_unsent(self) -> None:
-        """What waited for room goes out; if the kernel refuses it now, it is lost as any datagram may be."""
-        while self._unsent:
-            try:
-                if not self._transmit(self._unsent[0]):
-                    return
-            except OSError as error:
-                self._count(error)
-            self._unsent.popleft()
-
-    def keep(self, datagram: bytes) -> None:
-        """Send a datagram when there is room in the send buffer."""
-        if len(self._unsent) < MAX_UNSENT:
-            self._unsent.append(datagram)
-        else:
-            self.statistics["dropped_unsent"] += 1
-
-    def _transmit(self, datagram: bytes) -> bool:
-        """Whether the kernel took it, or it is lost as any datagram may be."""
-        for _ in range(2):
-            try:
-                self._send(datagram)
-            except (BlockingIOError, InterruptedError):
-                return False
-            except ConnectionRefusedError:
-                # That was about an earlier datagram; this one was not sent.
-                self._note_refusal()
-                continue
-            except OSError as error:
-                if error.errno not in _LOST_ON_THE_WAY or self.connection.state is _ESTABLISHED:
-                    raise
-                self._count(error)
-            return True
-        return True
-
-    def _count(self, error: OSError) -> None:
-        self.statistics[f"socket_{errno.errorcode.get(error.errno or 0, 'error').lower()}"] += 1
-
-    # --- waiting -------------------------------------------------------------------------------------------------
-
-    def _wait(self, deadline: float, timeout: float | None, complaint: str) -> None:
-        if timeout == 0:
-            raise SSLWantReadError
-        if now() >= deadline:
-            text = f"{complaint} ({timeout:g} s)"
-            raise SSLTimeoutError(text)
-        at = self.connection.next_timeout()
-        self._wait_until_ready(
-            writable=bool(self._unsent), until=deadline if at is None else min(deadline, at)
-        )
-
-    def _wait_until_ready(self, *, writable: bool, until: float) -> None:
-        """Wait outside the lock. While a thread waits, the descriptor's number is nobody else's."""
-        with self._lock:
-            if self._closed:
-                return
-            self._waiting += 1
-            descriptor = self.sock.fileno()
-        until = min(until, now() + LOOK_AGAIN)
-        try:
-            if self._wait_elsewhere is None:
-                wait_until_ready(descriptor, writable=writable, until=until)
-            else:
-                self._wait_elsewhere(writable, until)
-        finally:
-            with self._lock:
-                self._done_waiting()
-
-    def _done_waiting(self) -> None:
-        self._waiting -= 1
-        self._close_if_unused()
-
-    def _close_if_unused(self) -> None:
-        if self._closed and self._owns_socket and not self._waiting:
-            self.sock.close()
-
     def _is_over(self) -> bool:
         if self.error is not None:
             raise self.error.with_traceback(None)
         return self._closed or self.connection.state in (ConnectionState.CLOSED, ConnectionState.CLOSING)
-
-    def _send_error(self, error: OSError, length: int) -> OSError:
-        if error.errno != errno.EMSGSIZE:
-            return error
-        text = f"a message of {length} bytes is too long for the network path; lower Context.mtu"
-        return MessageTooLarge(text, limit=min(self.connection.max_message_size, length - 1))
-
-
-def _deadline(timeout: float | None) -> float:
-    return math.inf if timeout is None else now() + timeout

@@ -13,6 +13,7 @@ gives them as one, which costs little more than one datagram.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import mmap
@@ -36,6 +37,8 @@ WAYS_REMEMBERED = 1_024
 """Each takes about 500 bytes."""
 MAX_BATCH = 64
 """Datagrams, or runs of segments, in one call."""
+SEGMENTS_REFUSED = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP})
+"""What the kernel says where the network device, or the path, takes no segments."""
 
 _SLOT = 65_536
 _NAME = 28
@@ -102,13 +105,24 @@ def place_length(family: int) -> int:
     return _SOCKADDR_LENGTHS[family]
 
 
-def coalesce(sock: socket.socket, *, wanted: bool = True) -> bool:
+def can_batch(sock: socket.socket) -> bool:
+    """Whether the calls are for this socket: whoever has written a kind of their own wants its methods called."""
+    return available and type(sock) is socket.socket and sock.family in _SOCKADDR_LENGTHS and permitted()
+
+
+def coalesce(sock: socket.socket) -> bool:
     """Have the kernel give datagrams of one peer as segments; whether it will. Reads must be :func:`receive`'s then."""
     try:
-        sock.setsockopt(SOL_UDP, UDP_GRO, wanted)
+        sock.setsockopt(SOL_UDP, UDP_GRO, 1)
     except OSError:
         return False
     return True
+
+
+def stop_coalescing(sock: socket.socket) -> None:
+    """Have the kernel give each datagram by itself again, but for those it holds already."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(SOL_UDP, UDP_GRO, 0)
 
 
 def takes_segments(sock: socket.socket) -> bool:
@@ -131,6 +145,13 @@ def segment_size(control: Sequence[tuple[int, int, bytes]]) -> int:
         if level == SOL_UDP and kind == UDP_GRO:
             return int.from_bytes(data[:4], sys.byteorder)
     return 0
+
+
+def split(datagrams: bytes, size: int) -> list[bytes]:
+    """The datagrams of a run of segments of ``size`` bytes; of a single datagram, whose ``size`` is 0, itself."""
+    if not size:
+        return [datagrams]
+    return [datagrams[at : at + size] for at in range(0, len(datagrams), size)]
 
 
 def origin_of(place: bytes) -> Origin:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import mmsg
@@ -11,6 +9,7 @@ from .kernel import LARGEST_DATAGRAM
 from .udp import Listener, Origin, control_for
 
 if TYPE_CHECKING:
+    import socket
     from collections import Counter
     from collections.abc import Callable, Collection
 
@@ -18,8 +17,6 @@ MAX_READS = 64
 """How many datagrams are taken in at a time, before others have their turn: a flood must not starve them."""
 MAX_RUNS = 8
 """How many runs of segments are taken in at a time, each of which may hold 50 datagrams and more."""
-_SEGMENTS_REFUSED = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP})
-"""What the kernel says where the network device, or the path, takes no segments."""
 
 Arrival = tuple[bytes, Any, int]
 """Bytes, the place they came from, and the size of the segments they consist of, 0 for a single datagram."""
@@ -164,7 +161,7 @@ class BatchPort(Port):
         try:
             self.sock.sendmsg([datagrams], control, 0, address)
         except OSError as error:
-            if len(datagrams) <= size or error.errno not in _SEGMENTS_REFUSED:
+            if len(datagrams) <= size or error.errno not in mmsg.SEGMENTS_REFUSED:
                 raise
             return False  # whether it was because of the segments is seen by send_many
         return True
@@ -178,7 +175,7 @@ class BatchPort(Port):
         try:
             return mmsg.send(self.sock.fileno(), queue, segments=self.segments)
         except OSError as error:
-            if not self.segments or error.errno not in _SEGMENTS_REFUSED:
+            if not self.segments or error.errno not in mmsg.SEGMENTS_REFUSED:
                 raise
         taken = mmsg.send(self.sock.fileno(), queue, segments=False)
         self.segments = False
@@ -188,8 +185,6 @@ class BatchPort(Port):
 def port_of(sock: socket.socket, statistics: Counter[str]) -> Port:
     """The best way to read and write a UDP socket, which is made non-blocking."""
     sock.setblocking(False)
-    # Whoever has written a kind of socket of their own wants its methods called.
-    ours = type(sock) is socket.socket and sock.family in (socket.AF_INET, socket.AF_INET6)
-    if ours and mmsg.available and mmsg.permitted():
+    if mmsg.can_batch(sock):
         return BatchPort(sock, statistics)
     return Port(sock, statistics)

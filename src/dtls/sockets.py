@@ -13,6 +13,7 @@ messages may be lost or come out of order.
 from __future__ import annotations
 
 import errno
+import operator
 import socket
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from .negotiated import NegotiatedValues
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
     from typing_extensions import Self
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from .session import DTLSSession
 
 _HANDSHAKING = ConnectionState.HANDSHAKING
+MAX_AT_A_TIME = 64
+"""Messages that ``recv_many`` gives if not told otherwise."""
 SHUTDOWN_PATIENCE = 2.0
 """Seconds that ``unwrap`` waits for the peer's close_notify: a datagram may be lost, and many peers never answer."""
 
@@ -197,6 +200,28 @@ class DTLSSocket(NegotiatedValues):
     def sendall(self, data: bytes | bytearray | memoryview, flags: int = 0) -> None:
         """As :meth:`send`: a message is sent whole or not at all."""
         self.send(data, flags)
+
+    def recv_many(self, max_messages: int = MAX_AT_A_TIME) -> list[bytes]:
+        """The messages that there are, in order, at least one and at most ``max_messages``; ``[]`` at the end.
+
+        Waits for the first as :meth:`recv` does, and raises as it does; :exc:`ValueError` for a ``max_messages`` below
+        1. Cheaper than :meth:`recv` for each: from the first call on, Linux gives datagrams of one size as one
+        (``UDP_GRO``), so that only the methods of this object may read the socket.
+        """
+        most = operator.index(max_messages)
+        if most < 1:
+            text = f"max_messages must be at least 1, not {max_messages!r}"
+            raise ValueError(text)
+        return self._ready().receive_many(most, self._timeout)
+
+    def send_many(self, messages: Iterable[bytes | bytearray | memoryview]) -> int:
+        """Send messages, each as one datagram, in order: where they have the same length, at a fraction of the cost.
+
+        Linux takes those as one (``UDP_SEGMENT``). Gives how many were sent: all of them, but for a send buffer that
+        stays full until the timeout is over or, non-blocking, is full, and for what ends the association meanwhile.
+        Raises as :meth:`send` if none was; for a message that cannot be sent, before any is.
+        """
+        return self._ready().send_many(list(messages), self._timeout)
 
     def pending(self) -> int:
         """The length in bytes of the next message, if one has been read and not fetched; 0 otherwise."""

@@ -382,7 +382,7 @@ class _TransportPort(Port):
     ) -> None:
         super().__init__(sock, statistics)
         if mmsg.available:
-            mmsg.coalesce(sock, wanted=False)  # asyncio would take segments for one datagram
+            mmsg.stop_coalescing(sock)  # asyncio would take segments for one datagram
         self._transport = transport
 
     def send(self, datagram: bytes, way: Any) -> None:
