@@ -22,7 +22,7 @@ import dtls
 import dtls.asyncio
 from dtls.certificates import CertificateAuthority
 
-from .stacks import CIPHER, LOOPBACK, PATIENCE
+from .settings import CIPHER, LOOPBACK, PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence

@@ -107,13 +107,14 @@ def test_messages_of_one_length_are_one_run_whatever_protects_them(
     pair.assert_talks()
 
 
-def test_only_the_last_of_a_run_is_shorter(pair: Pair) -> None:
+def test_only_messages_of_one_length_that_stand_together_are_a_run(pair: Pair) -> None:
     lengths = [50, 50, 20, 20, 50, 60, 60, 10, 20, 30]
     sent = [bytes([number]) * length for number, length in enumerate(lengths)]
     runs = pair.client.protect_many(sent)
     overhead = runs[0][1] - 50
-    shape = [(len(run) // size + bool(len(run) % size), size - overhead) for run, size in runs]
-    assert shape == [(3, 50), (1, 20), (1, 50), (3, 60), (1, 20), (1, 30)]
+    assert not any(len(run) % size for run, size in runs)
+    shape = [(len(run) // size, size - overhead) for run, size in runs]
+    assert shape == [(2, 50), (2, 20), (1, 50), (2, 60), (1, 10), (1, 20), (1, 30)]
     found = [pair.server.unprotect_many(run, size, pair.now) for run, size in runs]
     assert [part.taken for part in found] == [len(run) for run, _ in runs]
     assert [message for part in found for message in part.messages] == sent

@@ -123,7 +123,7 @@ class Connection(abc.ABC):
 
     @abc.abstractmethod
     def protect_many(self, messages: Sequence[bytes | bytearray | memoryview]) -> list[tuple[bytes, int]]:
-        """As :meth:`protect`; in order, runs of datagrams of one size, the last of which may be shorter, and that size.
+        """As :meth:`protect`; in order, runs of datagrams of one size, and that size.
 
         A run has at most ``MAX_SEGMENTS`` datagrams and ``MAX_RUN_LENGTH`` bytes. Raises as :meth:`send` does, before
         any message is protected.

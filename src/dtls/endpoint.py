@@ -408,12 +408,10 @@ class Endpoint:
 
     def _schedule(self, association: Association) -> None:
         """Set the timer of an association to what is due first. Early is good enough: see :class:`Timers`."""
-        times = (
-            association.connection.next_timeout(),
-            association.closing_until,
-            self._idle_at(association),
-        )
-        at = min((time for time in times if time is not None), default=None)
+        at = association.connection.next_timeout()
+        for other in (association.closing_until, self._idle_at(association)):
+            if other is not None and (at is None or other < at):
+                at = other
         if at is None:
             self._timers.cancel(association)
         else:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import mmap
 import os
 import socket
 import struct
@@ -41,7 +42,8 @@ SEGMENTS_REFUSED = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOP
 
 _SLOT = 65_536
 _NAME = 28
-_CONTROL = 128
+_CONTROL = 256
+"""Room for control messages: ours, and those of options that whoever made the socket has set, as of time stamps."""
 _MSG_DONTWAIT = 0x40
 # struct mmsghdr and struct iovec, in the machine's own sizes and alignment.
 _HEADER = struct.Struct("@PIPNPNi0PI0P")
@@ -89,6 +91,15 @@ if _found is not None:
     _ctypes, _address_of, _recvmmsg, _sendmmsg = _found
 
 
+def permitted() -> bool:
+    """Whether the kernel takes the calls: the filters of sandboxes may refuse what is not common."""
+    for call, arguments in ((_recvmmsg, (-1, None, 0, 0, None)), (_sendmmsg, (-1, None, 0, 0))):
+        _ctypes.set_errno(0)
+        if call(*arguments) < 0 and _ctypes.get_errno() != errno.EBADF:
+            return False
+    return True
+
+
 def place_length(family: int) -> int:
     """The length in bytes of a place without an address of ours; :exc:`KeyError` for families that are not IP."""
     return _SOCKADDR_LENGTHS[family]
@@ -96,7 +107,7 @@ def place_length(family: int) -> int:
 
 def can_batch(sock: socket.socket) -> bool:
     """Whether the calls are for this socket: whoever has written a kind of their own wants its methods called."""
-    return available and type(sock) is socket.socket and sock.family in _SOCKADDR_LENGTHS
+    return available and type(sock) is socket.socket and sock.family in _SOCKADDR_LENGTHS and permitted()
 
 
 def coalesce(sock: socket.socket) -> bool:
@@ -206,8 +217,8 @@ def _place_of(name: bytes, local: tuple[bytes, int] | None) -> bytes:
 class _Side:
     """The structures for calls in one direction."""
 
-    def __init__(self, slot: int, length: int) -> None:
-        self.data = bytearray(length)
+    def __init__(self, slot: int, data: Any) -> None:
+        self.data = data
         self.names = bytearray(MAX_BATCH * _NAME)
         self.control = bytearray(MAX_BATCH * _CONTROL)
         self.vectors = bytearray(MAX_BATCH * _VECTOR.size)
@@ -231,13 +242,17 @@ class _Side:
             )
         self.at_headers = _address_of(self.headers)
         self.pristine = bytes(self.headers)
+        # The kernel has their addresses: what is viewed cannot move, whatever is assigned to it.
+        arrays = (data, self.names, self.control, self.vectors, self.headers)
+        self._views = [memoryview(array) for array in arrays]
 
 
 class _Incoming(_Side):
     """For ``recvmmsg``. Pages of the long array that no datagram has reached take no memory."""
 
     def __init__(self) -> None:
-        super().__init__(_SLOT, MAX_BATCH * _SLOT)
+        # Not a byte array, which is written to when it is made; private, or a process and its forks would share it.
+        super().__init__(_SLOT, mmap.mmap(-1, MAX_BATCH * _SLOT, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         self._view = memoryview(self.data)
         self._name_view = memoryview(self.names)
         self._used = 0
@@ -290,7 +305,7 @@ class _Outgoing(_Side):
     """For ``sendmmsg``. The headers stay as they are but for what few datagrams need: control messages."""
 
     def __init__(self) -> None:
-        super().__init__(0, 4 * _SLOT)
+        super().__init__(0, bytearray(4 * _SLOT))
         self._name_length = -1
         self._vectors = [struct.Struct("@" + "PN" * count) for count in range(MAX_BATCH + 1)]
         self._controlled: list[int] = []
@@ -374,7 +389,10 @@ class _Outgoing(_Side):
 
 
 class _Arena(threading.local):
-    """Each thread has its own; they are used within a call only."""
+    """Each thread has its own. One that is in use is not here: a finalizer, or the handler of a signal, may send too.
+
+    It comes back in good order only; one that an interruption has left half written is given up.
+    """
 
     incoming: _Incoming | None = None
     outgoing: _Outgoing | None = None
@@ -390,10 +408,14 @@ def receive(descriptor: int, most: int, name_length: int) -> list[tuple[bytes, A
     :param name_length: what :func:`place_length` says; 0 on a connected socket, whose places are ``None``.
     :raises OSError: what the kernel complains of; nothing has been taken from it then.
     """
-    incoming = _arena.incoming
-    if incoming is None:
-        incoming = _arena.incoming = _Incoming()
-    return incoming.receive(descriptor, most, name_length)
+    incoming, _arena.incoming = _arena.incoming or _Incoming(), None
+    try:
+        found = incoming.receive(descriptor, most, name_length)
+    except OSError:
+        _arena.incoming = incoming
+        raise
+    _arena.incoming = incoming
+    return found
 
 
 def send(descriptor: int, queue: Iterable[tuple[bytes, Way]], *, segments: bool) -> int:
@@ -403,7 +425,11 @@ def send(descriptor: int, queue: Iterable[tuple[bytes, Way]], *, segments: bool)
     :param segments: whether datagrams of the same way and size that stand together may be handed over as segments.
     :raises OSError: for the first of them, or the first that stand together; nothing was sent.
     """
-    outgoing = _arena.outgoing
-    if outgoing is None:
-        outgoing = _arena.outgoing = _Outgoing()
-    return outgoing.send(descriptor, queue, segments=segments)
+    outgoing, _arena.outgoing = _arena.outgoing or _Outgoing(), None
+    try:
+        taken = outgoing.send(descriptor, queue, segments=segments)
+    except OSError:
+        _arena.outgoing = outgoing
+        raise
+    _arena.outgoing = outgoing
+    return taken

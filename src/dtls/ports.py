@@ -122,13 +122,15 @@ class Port:
 
 
 class BatchPort(Port):
-    """By calls of Linux for many datagrams at a time, and for segments. Places are bytes: see :mod:`dtls.mmsg`."""
+    """By calls of Linux for many datagrams at a time, and for segments. Places are bytes: see :mod:`dtls.mmsg`.
+
+    The socket is asked for its descriptor at each call: once it is closed, the number may be somebody else's.
+    """
 
     gathers = True
 
     def __init__(self, sock: socket.socket, statistics: Counter[str]) -> None:
         super().__init__(sock, statistics)
-        self._descriptor = sock.fileno()
         self._name_length = mmsg.place_length(sock.family) if self.peername is None else 0
         mmsg.coalesce(sock)
         self._most = MAX_READS
@@ -136,7 +138,7 @@ class BatchPort(Port):
 
     def receive_into(self, batch: list[Arrival]) -> None:
         """As :meth:`Port.receive_into`."""
-        found = mmsg.receive(self._descriptor, self._most, self._name_length)
+        found = mmsg.receive(self.sock.fileno(), self._most, self._name_length)
         self._most = MAX_READS
         for arrival in found:
             if arrival[2]:
@@ -149,31 +151,35 @@ class BatchPort(Port):
         return mmsg.way_to(place)
 
     def send_run(self, datagrams: bytes, size: int, way: Any) -> bool:
-        """As :meth:`Port.send_run`; false as well if the network device takes no segments."""
+        """As :meth:`Port.send_run`; false as well if the kernel does not take them as segments."""
+        if not self.segments:
+            return False
         address, local = way.origin
         control = [mmsg.segment_control(size)] if len(datagrams) > size else []
         if local is not None:
             control.append(control_for(self.sock.family, local))
         try:
-            if self.segments:
-                self.sock.sendmsg([datagrams], control, 0, address)
+            self.sock.sendmsg([datagrams], control, 0, address)
         except OSError as error:
-            self._note_refusal(error)
-        return self.segments
+            if len(datagrams) <= size or error.errno not in mmsg.SEGMENTS_REFUSED:
+                raise
+            return False  # whether it was because of the segments is seen by send_many
+        return True
 
     def send_many(self, queue: Collection[tuple[bytes, Any]]) -> int:
-        """As :meth:`Port.send_many`."""
-        try:
-            return mmsg.send(self._descriptor, queue, segments=self.segments)
-        except OSError as error:
-            self._note_refusal(error)
-        return mmsg.send(self._descriptor, queue, segments=False)
+        """As :meth:`Port.send_many`.
 
-    def _note_refusal(self, error: OSError) -> None:
-        """Send no segments any more, if that is what the kernel complains of; raise what else it says."""
-        if not self.segments or error.errno not in mmsg.SEGMENTS_REFUSED:
-            raise error
+        Segments are given up if the kernel refuses them, and takes the same datagrams one by one: else it may be one
+        peer's fault, who gave an address that nothing can be sent to, and not to be paid for by all others.
+        """
+        try:
+            return mmsg.send(self.sock.fileno(), queue, segments=self.segments)
+        except OSError as error:
+            if not self.segments or error.errno not in mmsg.SEGMENTS_REFUSED:
+                raise
+        taken = mmsg.send(self.sock.fileno(), queue, segments=False)
         self.segments = False
+        return taken
 
 
 def port_of(sock: socket.socket, statistics: Counter[str]) -> Port:

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.build import C_OPTIONS, GO_ENVIRONMENT, lacks_library, lacks_pion
+
 from .programs import missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SOURCES = Path(__file__).parent
-GOPATH = "/usr/share/gocode"
-"""Where Debian puts the sources of Go packages."""
 COMPILE_TIMEOUT = 100.0
-_C_OPTIONS = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror")
 
 
 @dataclass(frozen=True)
@@ -33,20 +32,13 @@ class Recipe:
     """The command that starts it there."""
 
 
-def _lacks_library(test: str) -> str:
-    if shutil.which("cc") is None:
-        return "a C compiler is not installed"
-    command = ["cc", "-fsyntax-only", "-xc", "-"]
-    finished = subprocess.run(command, input=test.encode(), capture_output=True, check=False, timeout=20)
-    return finished.stderr.decode() if finished.returncode else ""
-
-
 def _compile_c(source: str, *libraries: str) -> Callable[[Path], list[str]]:
     def command(directory: Path) -> list[str]:
         sources = [str(SOURCES / name) for name in ("peer.c", source)]
         return [
             "cc",
-            *_C_OPTIONS,
+            *C_OPTIONS,
+            "-O1",
             "-o",
             str(directory / "peer"),
             *sources,
@@ -56,31 +48,25 @@ def _compile_c(source: str, *libraries: str) -> Callable[[Path], list[str]]:
     return command
 
 
-def _lacks_pion() -> str:
-    if shutil.which("go") is None:
-        return "Go is not installed"
-    return "" if Path(GOPATH, "src/github.com/pion/dtls/v2").is_dir() else "pion/dtls v2 is not installed"
-
-
 def _lacks_jdk() -> str:
     return "" if shutil.which("javac") and shutil.which("java") else "a JDK is not installed"
 
 
 RECIPES = {
     "mbedtls": Recipe(
-        lacks=lambda: _lacks_library(
+        lacks=lambda: lacks_library(
             "#include <mbedtls/version.h>\n#if MBEDTLS_VERSION_MAJOR != 2\n#error Mbed TLS 2 is wanted\n#endif\n"
         ),
         compile=_compile_c("mbedtls.c", "mbedtls", "mbedx509", "mbedcrypto"),
         run=lambda directory: [str(directory / "peer")],
     ),
     "wolfssl": Recipe(
-        lacks=lambda: _lacks_library("#include <wolfssl/options.h>\n#include <wolfssl/ssl.h>\n"),
+        lacks=lambda: lacks_library("#include <wolfssl/options.h>\n#include <wolfssl/ssl.h>\n"),
         compile=_compile_c("wolfssl.c", "wolfssl"),
         run=lambda directory: [str(directory / "peer")],
     ),
     "pion": Recipe(
-        lacks=_lacks_pion,
+        lacks=lacks_pion,
         compile=lambda directory: ["go", "build", "-o", str(directory / "peer"), str(SOURCES / "pion.go")],
         run=lambda directory: [str(directory / "peer")],
     ),
@@ -120,10 +106,9 @@ def built(name: str, root: Path) -> list[str]:
     with (root / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            environment = os.environ | {"GOPATH": GOPATH, "GO111MODULE": "off", "GOFLAGS": ""}
             finished = subprocess.run(
                 recipe.compile(directory),
-                env=environment,
+                env=os.environ | GO_ENVIRONMENT,
                 capture_output=True,
                 check=False,
                 timeout=COMPILE_TIMEOUT,

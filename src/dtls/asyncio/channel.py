@@ -14,6 +14,7 @@ import warnings
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dtls import mmsg
 from dtls.ports import Port, port_of
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ class Channel:
         self._queue: deque[tuple[bytes, Any]] = deque()
         """What is gathered or, when the send buffer is full, waits for room."""
         self._gathers = False
+        self._retries = False
+        """Whether the first of them is tried for the second time."""
         self._in_a_row = 0
         self._flush_is_due = False
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -128,8 +131,10 @@ class Channel:
             self._consumer.datagrams_received(batch)
             return
         self._gathers = self._flush_is_due = self.port.gathers
-        self._consumer.datagrams_received(batch)
-        self._flush_in_turn()
+        try:
+            self._consumer.datagrams_received(batch)
+        finally:
+            self._flush_in_turn()
 
     def _note(self, error: OSError) -> None:
         name = errno.errorcode.get(error.errno or 0, "error").lower()
@@ -168,6 +173,7 @@ class Channel:
         if self.full or self.closed or not self._sends_run(datagrams, size, way):
             for at in range(0, len(datagrams), size):
                 self._gather(datagrams[at : at + size], way)
+            self._flush_in_turn()  # what is sent next might not be gathered, and overtake them
 
     def _sends_run(self, datagrams: bytes, size: int, way: Any) -> bool:
         """Send a run, if it can be sent as one and there is room."""
@@ -208,6 +214,8 @@ class Channel:
             return
         if len(queue) >= MAX_GATHERED:
             self.flush()
+        elif self.loop.is_closed():
+            self.flush()  # it has no turns any more
         elif not self._flush_is_due:
             self._flush_is_due = True
             self.loop.call_soon(self._flush_in_turn)
@@ -220,7 +228,6 @@ class Channel:
     def flush(self) -> None:
         """Send what is gathered, as far as there is room."""
         queue = self._queue
-        retried = False
         while queue and not self.closed:
             try:
                 taken = self.port.send_many(queue)
@@ -228,12 +235,13 @@ class Channel:
                 self._become_full()
                 return
             except OSError as error:
-                self._note(error)
-                if isinstance(error, ConnectionRefusedError) and not retried:
-                    retried = True  # it was about an earlier datagram; this one has not been sent
-                    continue
-                taken = 1
-            retried = False
+                # If it was about an earlier datagram, this one has not been sent.
+                self._retries = isinstance(error, ConnectionRefusedError) and not self._retries
+                if not self._retries:
+                    queue.popleft()
+                self._note(error)  # at last: whoever hears of it may send, or close
+                continue
+            self._retries = False
             if taken >= len(queue):
                 queue.clear()
             else:
@@ -243,7 +251,8 @@ class Channel:
     def _become_full(self) -> None:
         if not self.full:
             self.full = True
-            self.loop.add_writer(self.sock.fileno(), self._on_writable)
+            if not self.loop.is_closed():
+                self.loop.add_writer(self.sock.fileno(), self._on_writable)
             self._consumer.room_changed(True)
 
     def _on_writable(self) -> None:
@@ -299,6 +308,7 @@ class Channel:
     def abort(self) -> None:
         """Close the socket now."""
         if not self.closed:
+            self._consumer = _Nobody()  # whoever aborts because of an error would do so at each one
             if not self.full:
                 self.flush()
             self._release()
@@ -371,6 +381,8 @@ class _TransportPort(Port):
         self, sock: socket.socket, statistics: Counter[str], transport: asyncio.DatagramTransport
     ) -> None:
         super().__init__(sock, statistics)
+        if mmsg.available:
+            mmsg.stop_coalescing(sock)  # asyncio would take segments for one datagram
         self._transport = transport
 
     def send(self, datagram: bytes, way: Any) -> None:

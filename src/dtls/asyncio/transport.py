@@ -208,7 +208,8 @@ class _Peer:
 
     def _deliver_many(self, messages: list[bytes]) -> None:
         for message in messages:
-            self._deliver(message)
+            if self.association.application is self:  # the protocol may close it amid them
+                self._deliver(message)
 
     def _end(self, error: SSLError | None) -> None:
         self._transport._forget(self, error)

@@ -7,9 +7,10 @@ timer, which reads the real clock and cannot be set through these bindings, deci
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dtls.connection import (
     CHANNEL_BINDING_TYPES,
@@ -48,6 +49,7 @@ from .binding import (
     BUFFER_LENGTH,
     bio_read,
     bio_write,
+    clear_errors,
     from_buffer,
     ssl_read,
     ssl_write,
@@ -72,6 +74,9 @@ _BEGINNING = struct.Struct("!BHH")
 MAX_EXPORTED = 65_535
 """Bytes of keying material at a time; more than any protocol asks for."""
 _CHANNEL_BINDING_LABEL = "EXPORTER-Channel-Binding"
+AT_A_TIME = 5_000
+"""Bytes of several records that OpenSSL is given, or gives, at a time: its buffers grow to that, and stay so."""
+_BYTES = [bytes([value]) for value in range(256)]
 MAX_EXPANSION = 320
 """Bytes at most by which a datagram is longer than its message: header, nonce, MAC and padding of a CBC suite."""
 MAX_FRESH_FINISHED = 10
@@ -258,29 +263,52 @@ class OpenSSLConnection(Connection):
 
     def unprotect_many(self, datagrams: bytes, size: int, now: float) -> Unprotected:
         messages: list[bytes] = []
-        at, end = 0, len(datagrams)
+        end = len(datagrams)
+        whole = end - end % size
         if self.state is not _ESTABLISHED:
-            return Unprotected(messages, at, None)
-        ssl, incoming, prefix, shortest = self._ssl, self._incoming, self._prefix, self._shortest_content
-        source, target = from_buffer(datagrams), thread_buffer.pointer
+            return Unprotected(messages, 0, None)
+        step = max(1, AT_A_TIME // size) * size
+        if not self._are_messages(datagrams, whole, size):
+            whole, step = 0, size
+        ssl, incoming, pointer, target = (
+            self._ssl,
+            self._incoming,
+            from_buffer(datagrams),
+            thread_buffer.pointer,
+        )
+        at = 0
         while at < end:
-            length = min(size, end - at)
-            content = length - RECORD_HEADER_LENGTH
-            if not (
-                shortest <= content <= MAX_CIPHERTEXT_LENGTH
-                and datagrams[at : at + 5] == prefix
-                and datagrams[at + 11] << 8 | datagrams[at + 12] == content
-            ):
-                break
-            bio_write(incoming, source + at, length)
-            count = ssl_read(ssl, target, BUFFER_LENGTH)
+            if at < whole:
+                length = min(step, whole - at)
+            else:
+                length = min(size, end - at)
+                if not self._are_messages(datagrams[at : at + length], length, length):
+                    break
+            bio_write(incoming, pointer + at, length)
             at += length
-            if count <= 0:
-                return Unprotected(messages, at, self._after_fruitless_read(count, now))
-            messages.append(unpack(target, count))
+            for left in range((length + size - 1) // size, 0, -1):
+                count = ssl_read(ssl, target, BUFFER_LENGTH)
+                if count <= 0:
+                    events = self._after_fruitless_read(count, now)
+                    if left > 1 and not events:
+                        self.statistics["dropped_unauthenticated"] += left - 1
+                    return Unprotected(messages, at, events)
+                messages.append(unpack(target, count))
         if messages and self._flight.is_held:
             self._flight.clear()
         return Unprotected(messages, at, None)
+
+    def _are_messages(self, datagrams: bytes, end: int, size: int) -> bool:
+        """Whether each datagram of ``size`` bytes up to ``end`` is one record of application data, by its header.
+
+        A column of all headers is looked at at a time.
+        """
+        content = size - RECORD_HEADER_LENGTH
+        if not self._shortest_content <= content <= MAX_CIPHERTEXT_LENGTH:
+            return False
+        number = end // size
+        columns = (*enumerate(self._prefix), (11, content >> 8), (12, content & 0xFF))
+        return all(datagrams[at:end:size] == _BYTES[value] * number for at, value in columns)
 
     def protect_many(self, messages: Sequence[bytes | bytearray | memoryview]) -> list[tuple[bytes, int]]:
         if self.state is not _ESTABLISHED:
@@ -289,28 +317,26 @@ class OpenSSLConnection(Connection):
         for data in buffers:
             if not 0 < len(data) <= self._max_message_size:
                 raise self._wrong_length(len(data))
-        ssl, outgoing, target = self._ssl, self._outgoing, thread_buffer.pointer
         runs: list[tuple[bytes, int]] = []
-        start = at = size = number = 0
-        ended = False
-        for data in buffers:
-            if at + len(data) + MAX_EXPANSION > MAX_RUN_LENGTH:
-                runs.append((unpack(target + start, at - start), size))
-                start = at = number = 0
-            if ssl_write(ssl, data, len(data)) <= 0:
-                raise ssl_error(binding.take_errors(), "OpenSSL did not take the message")
-            length = bio_read(outgoing, target + at, BUFFER_LENGTH - at)
-            if number and (length > size or number == MAX_SEGMENTS or ended):
-                runs.append((unpack(target + start, at - start), size))
-                start, number = at, 0
-            if not number:
-                size = length
-            ended = length < size  # only the last of a run may be shorter
-            number += 1
-            at += length
-        if number:
-            runs.append((unpack(target + start, at - start), size))
+        for length, group in itertools.groupby(buffers, len):
+            equal = list(group)
+            most = min(MAX_SEGMENTS, MAX_RUN_LENGTH // (length + MAX_EXPANSION))
+            runs += [
+                self._protect_run(equal[begun : begun + most], length) for begun in range(0, len(equal), most)
+            ]
         return runs
+
+    def _protect_run(self, messages: Sequence[Any], length: int) -> tuple[bytes, int]:
+        """Protect messages of one length; the datagrams, and the length of each."""
+        ssl, outgoing, target = self._ssl, self._outgoing, thread_buffer.pointer
+        step = max(1, AT_A_TIME // length)
+        at = 0
+        for begun in range(0, len(messages), step):
+            for data in messages[begun : begun + step]:
+                if ssl_write(ssl, data, length) <= 0:
+                    raise ssl_error(binding.take_errors(), "OpenSSL did not take the message")
+            at += bio_read(outgoing, target + at, BUFFER_LENGTH - at)
+        return unpack(target, at), at // len(messages)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:  # noqa: ARG002 - the seam gives it
         datagrams = self._outbox[:]
@@ -515,6 +541,7 @@ class OpenSSLConnection(Connection):
         if not self._is_plausible(record, now):
             return []
         raw = build_record(*record)
+        clear_errors()
         bio_write(self._incoming, raw, len(raw))
         pointer = thread_buffer.pointer
         count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
@@ -570,8 +597,9 @@ class OpenSSLConnection(Connection):
 
     def _after_fruitless_read(self, result: int, now: float) -> list[Event]:
         """A record gave no data: a forgery, a repeat, an empty message, an alert, a repeated Finished, or the end."""
-        # Nobody has cleared the queue of errors before the read, which would cost every datagram: others of the
-        # process may have left some there. So the outcome is judged without them.
+        # Before a message the queue of errors is not cleared, which would cost every datagram: others of the process
+        # may have left some there. So the outcome is judged without them. Only of an alert, before which it is
+        # cleared, do they tell something: some versions take a fatal one for the end without them.
         errors = binding.take_errors()
         outcome = binding.get_error(self._ssl, result)
         said_something = self._collect_output(now)
@@ -582,7 +610,7 @@ class OpenSSLConnection(Connection):
                 self.statistics["dropped_unauthenticated"] += 1
             return []
         self._flight.clear()
-        if outcome == binding.SSL_ERROR_ZERO_RETURN:
+        if outcome == binding.SSL_ERROR_ZERO_RETURN and not errors:
             if self.state is _ESTABLISHED:
                 binding.shutdown(self._ssl)
                 self._collect_output(now)
