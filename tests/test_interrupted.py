@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from dtls.engines.openssl import connection as engine
 
 from .pair import Pair
@@ -13,9 +11,10 @@ from .pair import Pair
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pytest
+
     from dtls.context import Context
 
-shared = pytest.mark.xfail(reason="what OpenSSL gives passes through one buffer of the thread", strict=True)
 OURS, OTHERS = b"ours" * 20, b"a secret of others' " * 4
 
 
@@ -40,7 +39,6 @@ def two_pairs(client: Context, server: Context) -> tuple[Pair, Pair]:
     return pairs
 
 
-@shared
 def test_a_message_is_the_one_that_came(
     client: Context, server: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,7 +48,6 @@ def test_a_message_is_the_one_that_came(
     assert ours.server.unprotect(datagram, ours.now) == OURS
 
 
-@shared
 def test_no_message_of_another_association_is_sent_in_the_clear(
     client: Context, server: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:

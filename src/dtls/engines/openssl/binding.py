@@ -100,15 +100,23 @@ BUFFER_LENGTH = 2**16
 _SSL_OP_NO_ENCRYPT_THEN_MAC = 1 << 19
 
 
-class Buffer(threading.local):
-    """One buffer per thread that everything read from OpenSSL passes through; longer than any datagram."""
+def new_buffer() -> Any:
+    """A buffer that something from OpenSSL can be read into; longer than any datagram."""
+    return ffi.from_buffer(bytearray(BUFFER_LENGTH))
+
+
+class Buffers(threading.local):
+    """The thread's buffers that everything read from OpenSSL passes through.
+
+    One is taken from ``free``, or made, for the time from the read to the copy: in between, a signal's handler or a
+    finalizer may use another association, and must not find the same one.
+    """
 
     def __init__(self) -> None:
-        self.data = bytearray(BUFFER_LENGTH)
-        self.pointer = ffi.from_buffer(self.data)
+        self.free = [new_buffer()]
 
 
-buffer = Buffer()
+buffers = Buffers()
 
 
 class QueuedError(NamedTuple):
@@ -448,9 +456,11 @@ def shutdown(ssl: Handle) -> None:
 
 def read_all(bio: Handle) -> bytes:
     """Everything that waits in a memory BIO."""
-    output, pointer = b"", buffer.pointer
+    output, free = b"", buffers.free
+    pointer = free.pop() if free else new_buffer()
     while (count := bio_read(bio, pointer, BUFFER_LENGTH)) > 0:
         output += unpack(pointer, count)
+    free.append(pointer)
     return output
 
 

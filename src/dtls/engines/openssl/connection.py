@@ -51,11 +51,12 @@ from .binding import (
     bio_write,
     clear_errors,
     from_buffer,
+    new_buffer,
     ssl_read,
     ssl_write,
     unpack,
 )
-from .binding import buffer as thread_buffer
+from .binding import buffers as thread_buffers
 from .errors import X509_V_ERR_CERT_REJECTED, ssl_error, verification_error
 from .handshake import Handshake, shortest_protected_content
 from .strength import weakness
@@ -76,6 +77,8 @@ MAX_EXPORTED = 65_535
 _CHANNEL_BINDING_LABEL = "EXPORTER-Channel-Binding"
 AT_A_TIME = 5_000
 """Bytes of several records that OpenSSL is given, or gives, at a time: its buffers grow to that, and stay so."""
+CBC_BLOCK_LENGTH = 16
+"""Records of messages of other lengths may be longer by so much."""
 _BYTES = [bytes([value]) for value in range(256)]
 MAX_EXPANSION = 320
 """Bytes at most by which a datagram is longer than its message: header, nonce, MAC and padding of a CBC suite."""
@@ -119,6 +122,8 @@ class OpenSSLConnection(Connection):
         )
         self._outbox: list[bytes] = []
         self._max_message_size = 0
+        self._expansion = MAX_EXPANSION
+        """Bytes at most by which a datagram is longer than its message."""
         self._shortest_content = shortest_protected_content(None)
         self._prefix = b""
         """How a record of application data begins: type, version, epoch."""
@@ -213,12 +218,16 @@ class OpenSSLConnection(Connection):
                 and datagram[11] << 8 | datagram[12] == content
             ):
                 bio_write(self._incoming, datagram, length)
-                pointer = thread_buffer.pointer
+                free = thread_buffers.free
+                pointer = free.pop() if free else new_buffer()
                 count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
                 if count > 0:
+                    message = unpack(pointer, count)
+                    free.append(pointer)
                     if self._flight.is_held:
                         self._flight.clear()
-                    return unpack(pointer, count)
+                    return message
+                free.append(pointer)
                 return self._after_fruitless_read(count, now)
         if self._gate is not None:
             return self._ask_gate(self._gate, datagram, now)
@@ -258,8 +267,11 @@ class OpenSSLConnection(Connection):
         # The queue of errors is not cleared: nothing depends on what stands there but the words of an exception.
         if ssl_write(self._ssl, data, length) <= 0:
             raise ssl_error(binding.take_errors(), "OpenSSL did not take the message")
-        pointer = thread_buffer.pointer
-        return unpack(pointer, bio_read(self._outgoing, pointer, BUFFER_LENGTH))
+        free = thread_buffers.free
+        pointer = free.pop() if free else new_buffer()
+        datagram = unpack(pointer, bio_read(self._outgoing, pointer, BUFFER_LENGTH))
+        free.append(pointer)
+        return datagram
 
     def unprotect_many(self, datagrams: bytes, size: int, now: float) -> Unprotected:
         messages: list[bytes] = []
@@ -270,33 +282,38 @@ class OpenSSLConnection(Connection):
         step = max(1, AT_A_TIME // size) * size
         if not self._are_messages(datagrams, whole, size):
             whole, step = 0, size
-        ssl, incoming, pointer, target = (
-            self._ssl,
-            self._incoming,
-            from_buffer(datagrams),
-            thread_buffer.pointer,
-        )
+        incoming, source = self._incoming, from_buffer(datagrams)
+        events: list[Event] | None = None
         at = 0
-        while at < end:
+        while at < end and events is None:
             if at < whole:
                 length = min(step, whole - at)
             else:
                 length = min(size, end - at)
                 if not self._are_messages(datagrams[at : at + length], length, length):
                     break
-            bio_write(incoming, pointer + at, length)
+            bio_write(incoming, source + at, length)
             at += length
-            for left in range((length + size - 1) // size, 0, -1):
-                count = ssl_read(ssl, target, BUFFER_LENGTH)
-                if count <= 0:
-                    events = self._after_fruitless_read(count, now)
-                    if left > 1 and not events:
-                        self.statistics["dropped_unauthenticated"] += left - 1
-                    return Unprotected(messages, at, events)
-                messages.append(unpack(target, count))
+            events = self._read_messages(-(-length // size), messages, now)
         if messages and self._flight.is_held:
             self._flight.clear()
-        return Unprotected(messages, at, None)
+        return Unprotected(messages, at, events)
+
+    def _read_messages(self, number: int, messages: list[bytes], now: float) -> list[Event] | None:
+        """Have OpenSSL read so many records; what came of it if not each is a message: those that are, are read."""
+        ssl, free = self._ssl, thread_buffers.free
+        pointer = free.pop() if free else new_buffer()
+        events: list[Event] | None = None
+        for left in range(number, 0, -1):
+            count = ssl_read(ssl, pointer, BUFFER_LENGTH)
+            if count <= 0:
+                events = self._after_fruitless_read(count, now)
+                if not events:
+                    self.statistics["dropped_unauthenticated"] += left - 1
+                break
+            messages.append(unpack(pointer, count))
+        free.append(pointer)
+        return events
 
     def _are_messages(self, datagrams: bytes, end: int, size: int) -> bool:
         """Whether each datagram of ``size`` bytes up to ``end`` is one record of application data, by its header.
@@ -320,15 +337,19 @@ class OpenSSLConnection(Connection):
         runs: list[tuple[bytes, int]] = []
         for length, group in itertools.groupby(buffers, len):
             equal = list(group)
-            most = min(MAX_SEGMENTS, MAX_RUN_LENGTH // (length + MAX_EXPANSION))
-            runs += [
-                self._protect_run(equal[begun : begun + most], length) for begun in range(0, len(equal), most)
-            ]
+            at = 0
+            while at < len(equal):
+                most = min(MAX_SEGMENTS, MAX_RUN_LENGTH // (length + self._expansion))
+                run, size = self._protect_run(equal[at : at + most], length)
+                runs.append((run, size))
+                at += most
+                self._expansion = size - length + CBC_BLOCK_LENGTH
         return runs
 
     def _protect_run(self, messages: Sequence[Any], length: int) -> tuple[bytes, int]:
         """Protect messages of one length; the datagrams, and the length of each."""
-        ssl, outgoing, target = self._ssl, self._outgoing, thread_buffer.pointer
+        ssl, outgoing, free = self._ssl, self._outgoing, thread_buffers.free
+        target = free.pop() if free else new_buffer()
         step = max(1, AT_A_TIME // length)
         at = 0
         for begun in range(0, len(messages), step):
@@ -336,7 +357,9 @@ class OpenSSLConnection(Connection):
                 if ssl_write(ssl, data, length) <= 0:
                     raise ssl_error(binding.take_errors(), "OpenSSL did not take the message")
             at += bio_read(outgoing, target + at, BUFFER_LENGTH - at)
-        return unpack(target, at), at // len(messages)
+        run = unpack(target, at)
+        free.append(target)
+        return run, at // len(messages)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:  # noqa: ARG002 - the seam gives it
         datagrams = self._outbox[:]
@@ -543,15 +566,18 @@ class OpenSSLConnection(Connection):
         raw = build_record(*record)
         clear_errors()
         bio_write(self._incoming, raw, len(raw))
-        pointer = thread_buffer.pointer
+        free = thread_buffers.free
+        pointer = free.pop() if free else new_buffer()
         count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
+        message = unpack(pointer, max(0, count))
+        free.append(pointer)
         if count <= 0:
             return self._after_fruitless_read(count, now)
         if self.state is not _ESTABLISHED:
             self.statistics["dropped_after_close"] += 1
             return []
         self._flight.clear()
-        return [DataReceived(unpack(pointer, count))]
+        return [DataReceived(message)]
 
     def _is_plausible(self, record: Record, now: float) -> bool:
         """Whether OpenSSL may see a protected record."""
