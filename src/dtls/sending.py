@@ -206,6 +206,7 @@ class Sender(abc.ABC):
                         self.keep(datagram)
                     taken += 1
         except OSError as error:
+            self._sends_segments = None  # if it was refused too, it was not because of that
             if not taken:
                 raise self._send_error(error, len(batch[0])) from None
         return taken
