@@ -116,7 +116,7 @@ def test_a_task_whose_context_is_in_use_goes_on_a_little_later() -> None:
 def test_a_task_that_began_eagerly_can_wait() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009 - newer Pythons only
         waiter = Waiter(lambda coroutine, loop: loop.create_task(coroutine))
         assert waiter.wakeup._callback is not None, "it began to wait at once"
         assert await waiter.wake_in_a_callback() == ["the waiter's"]
