@@ -66,7 +66,9 @@ def main(
         if mood == "fail" or is_there(later):
             message = "no database today"
             raise LookupError(message)
-        say("serving", *(sock.getsockname()[1] for sock in server.sockets))
+        # In the loop's next turn, when it has been reported: one that is killed before has never served.
+        ports = [sock.getsockname()[1] for sock in server.sockets]
+        asyncio.get_running_loop().call_soon(say, "serving", *ports)
         yield
         if mood == "stay":
             time.sleep(1000)  # noqa: ASYNC251 - that is the fault
