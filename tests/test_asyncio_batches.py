@@ -644,3 +644,59 @@ def test_a_protocol_that_closes_amid_a_run_gets_no_more_of_it(
         await until(lambda: protocol.lost)
 
     run(main)
+
+
+class Fed:
+    """A server's link that is given datagrams of one peer by hand."""
+
+    def __init__(self, link: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.link = link
+        self.place = b"\2\0" + bytes(14) if link.channel.port.gathers else (HERE, 9)
+        self.answers: list[bytes] = []
+        monkeypatch.setattr(link.channel, "offer", lambda answer, _: self.answers.append(answer))
+
+    def give(self, datagram: bytes, size: int = 0) -> list[bytes]:
+        self.answers = []
+        self.link.datagrams_received([(datagram, self.place, size)])
+        return self.answers
+
+    def shake_hands(self, client: Context, session: Any = None) -> tuple[Connection, list[bytes]]:
+        """A client, and its last flight if that ends the handshake and so was not given."""
+        made = client.connection(0.0, server_hostname="localhost", session=session)
+        while flight := made.datagrams_to_send(0.0):
+            if made.state is ConnectionState.ESTABLISHED:
+                return made, flight
+            for answer in [answer for datagram in flight for answer in self.give(datagram)]:
+                made.receive_datagram(answer, 0.0)
+        return made, []
+
+
+@pytest.mark.parametrize("as_run", [False, True])
+def test_data_that_overtake_a_new_handshakes_end_are_its_own_also_in_a_run(
+    client: Context, server: Context, monkeypatch: pytest.MonkeyPatch, as_run: bool
+) -> None:
+    """The peer begins anew, from the same address, while its old association stands."""
+    server.session_tickets = True
+    got: list[bytes] = []
+
+    async def handler(connection: DTLSConnection) -> None:
+        async for message in connection:
+            got.append(message)  # noqa: PERF401 - as they come
+
+    async def main() -> None:
+        async with serve(handler, HERE, 0, context=server) as running:
+            (link,) = running._links
+            fed = Fed(link, monkeypatch)
+            first, _ = fed.shake_hands(client)
+            second, last_flight = fed.shake_hands(client, first.session)
+            assert second.session_reused
+            assert last_flight
+            [(together, size)] = second.protect_many(numbered(6))
+            for datagrams in [together] if as_run else mmsg.split(together, size):
+                fed.give(datagrams, size if as_run else 0)
+            for datagram in last_flight:
+                fed.give(datagram)
+            await until(lambda: len(got) == 6)
+            assert got == numbered(6)
+
+    run(main)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import sys
+import weakref
 from typing import Any
 
 import pytest
@@ -35,7 +37,7 @@ class Waiter:
             self.seen.append(variable.get())
 
     async def is_waiting(self) -> None:
-        await until(lambda: self.wakeup._callback is not None)
+        await until(lambda: self.wakeup.is_awaited)
 
     async def wake_in_a_callback(self) -> list[str]:
         """What the waiter has seen by the end of a callback of the loop that wakes it."""
@@ -118,7 +120,7 @@ def test_a_task_that_began_eagerly_can_wait() -> None:
         loop = asyncio.get_running_loop()
         loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009 - newer Pythons only
         waiter = Waiter(lambda coroutine, loop: loop.create_task(coroutine))
-        assert waiter.wakeup._callback is not None, "it began to wait at once"
+        assert waiter.wakeup.is_awaited, "it began to wait at once"
         assert await waiter.wake_in_a_callback() == ["the waiter's"]
         loop.set_task_factory(None)
         await waiter.end()
@@ -131,7 +133,6 @@ def test_a_wake_up_that_nobody_waits_for_is_forgotten() -> None:
         wakeup = Wakeup(asyncio.get_running_loop())
         wakeup.now()
         wakeup.soon()
-        assert not wakeup.cancel()
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(_await(wakeup), 0.001)
 
@@ -160,7 +161,7 @@ def test_another_may_wait_before_a_cancelled_task_has_gone_on() -> None:
     async def main() -> None:
         wakeup = Wakeup(asyncio.get_running_loop())
         first = asyncio.ensure_future(_await(wakeup))
-        await until(lambda: wakeup._callback is not None)
+        await until(lambda: wakeup.is_awaited)
         second = asyncio.ensure_future(_await(wakeup))
         first.cancel()
         await asyncio.sleep(0)
@@ -186,7 +187,7 @@ def test_a_cancellation_has_its_message() -> None:
         wakeup = Wakeup(asyncio.get_running_loop())
         for message in ((), ("why",)):
             task = asyncio.ensure_future(wait(wakeup))
-            await until(lambda: wakeup._callback is not None)
+            await until(lambda: wakeup.is_awaited)
             task.cancel(*message)
             await asyncio.wait([task])
         assert heard == [(), ("why",)]
@@ -203,10 +204,80 @@ def test_what_a_task_raises_when_it_goes_on_stays_in_the_task() -> None:
             raise RuntimeError
 
         task = asyncio.ensure_future(fail())
-        await until(lambda: wakeup._callback is not None)
+        await until(lambda: wakeup.is_awaited)
         asyncio.get_running_loop().call_soon(wakeup.now)
         with pytest.raises(RuntimeError):
             await task
         wakeup.now()
 
     run(main)
+
+
+def test_a_task_that_is_cancelled_twice_leaves_the_next_one_alone() -> None:
+    async def main() -> None:
+        wakeup = Wakeup(asyncio.get_running_loop())
+        first = asyncio.ensure_future(_await(wakeup))
+        await until(lambda: wakeup.is_awaited)
+        first.cancel()
+        second = asyncio.ensure_future(_await(wakeup))
+        asyncio.get_running_loop().call_soon(first.cancel)
+        await asyncio.wait([first])
+        assert first.cancelled()
+        await asyncio.sleep(0)
+        assert not second.done()
+        asyncio.get_running_loop().call_soon(wakeup.now)
+        await second
+
+    run(main)
+
+
+def test_a_task_that_is_cancelled_when_it_is_about_to_go_on_is_cancelled() -> None:
+    async def main() -> None:
+        wakeup = Wakeup(asyncio.get_running_loop())
+        first = asyncio.ensure_future(_await(wakeup))
+        await until(lambda: wakeup.is_awaited)
+        wakeup.soon()
+        second = asyncio.ensure_future(_await(wakeup))
+        assert first.cancel()
+        await asyncio.wait([first])
+        assert first.cancelled()
+        assert not second.done()
+        asyncio.get_running_loop().call_soon(wakeup.now)
+        await second
+
+    run(main)
+
+
+def test_nothing_is_kept_of_a_wait_that_is_over() -> None:
+    """The context of a task may know the connection that knows the wake-up: keys are not to wait for a collection."""
+
+    async def main() -> None:
+        held: contextvars.ContextVar[Wakeup] = contextvars.ContextVar("held")
+        gone: list[weakref.ref[object]] = []
+
+        class Known(Wakeup):
+            """Wake-ups themselves have no room for who refers to them weakly."""
+
+        async def wait(wakeup: Wakeup) -> None:
+            held.set(wakeup)
+            await wakeup
+
+        for end in ("now", "cancel"):
+            wakeup = Known(asyncio.get_running_loop())
+            gone.append(weakref.ref(wakeup))
+            task = asyncio.ensure_future(wait(wakeup))
+            await until(lambda known=wakeup: known.is_awaited)  # type: ignore[misc]
+            if end == "now":
+                wakeup.now()
+            else:
+                task.cancel()
+            await asyncio.wait([task])
+            del task, wakeup
+        await asyncio.sleep(0)
+        assert [one() for one in gone] == [None, None]
+
+    gc.disable()
+    try:
+        run(main)
+    finally:
+        gc.enable()

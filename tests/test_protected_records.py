@@ -12,17 +12,29 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dtls.connection import ConnectionState
 from dtls.engines.openssl import binding
+from dtls.engines.openssl import connection as engine
 from dtls.events import AlertReceived, DataReceived, PeerClosed
-from dtls.wire import DTLS_1_2, ContentType
+from dtls.wire import (
+    DTLS_1_0,
+    DTLS_1_2,
+    MAX_PLAINTEXT_LENGTH,
+    ContentType,
+    WireError,
+    max_fragment_length_untrusted,
+    parse_client_hello_untrusted,
+)
 
-from .pair import Pair
+from .pair import Pair, received_client_hello
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from dtls.context import Context
 
 AES128 = "ECDHE-ECDSA-AES128-GCM-SHA256"
+CHACHA20 = "ECDHE-ECDSA-CHACHA20-POLY1305"
+CCM8 = "ECDHE-ECDSA-AES128-CCM8"
 AT_RANDOM = 13 + 12 + 2
 FATAL, WARNING = 2, 1
 
@@ -171,3 +183,131 @@ def test_the_last_of_a_run_may_be_shorter(forger: Forger) -> None:
     run = b"".join(records)
     found = forger.pair.server.unprotect_many(run, len(records[0]), 0.0)
     assert found == ([b"x" * 20, b"x" * 20, b"xxx"], len(run), None)
+
+
+# --- records within records ------------------------------------------------------------------------------------------
+
+
+def header(content_type: int, version: int, sequence: int, length: int) -> bytes:
+    return struct.pack("!BHHHLH", content_type, version, 1, 0, sequence, length)
+
+
+def wrappings(inner: bytes) -> dict[str, bytes]:
+    """Records of which OpenSSL passes over the header only, and takes what is in them for records."""
+    at_least = inner + bytes(40)
+    found = {
+        f"{ContentType(kind).name} of another version": header(kind, DTLS_1_0, 5000, len(at_least)) + at_least
+        for kind in (ContentType.APPLICATION_DATA, ContentType.HANDSHAKE, ContentType.ALERT)
+    }
+    for length in (16_385, 16_704, 16_705, 16_720, 18_000, 18_432):
+        content = inner + bytes(length - len(inner))
+        found[f"{length} bytes"] = header(ContentType.APPLICATION_DATA, DTLS_1_2, 5000, length) + content
+    return found
+
+
+def short_records() -> list[bytes]:
+    return [
+        header(kind, DTLS_1_2, 6000, length) + bytes(length)
+        for kind in (ContentType.APPLICATION_DATA, ContentType.ALERT)
+        for length in (1, 2, 7, 8, 15, 16, 23)
+    ]
+
+
+@pytest.mark.parametrize("suite", [AES128, CHACHA20, CCM8])
+@pytest.mark.parametrize("name", ["client", "server"])
+def test_no_forged_record_within_a_record_ends_an_association(
+    client: Context, server: Context, name: str, suite: str
+) -> None:
+    for context in (client, server):
+        context.set_ciphers(suite + ("" if suite != CCM8 else ":@SECLEVEL=0"))
+    pair = Pair(client, server)
+    pair.run()
+    assert pair.established
+    for inner in short_records():
+        for how, datagram in wrappings(inner).items():
+            assert pair.deliver(name, datagram) == [], how
+            run = datagram * (60_000 // len(datagram))
+            found = pair.end(name).unprotect_many(run, len(datagram), pair.now)
+            assert (found.messages, found.events or None) == ([], None), how
+            pair.assert_talks()
+
+
+@pytest.mark.parametrize("name", ["client", "server"])
+def test_no_forged_record_within_a_record_ends_a_handshake(
+    client: Context, server: Context, name: str
+) -> None:
+    for inner in short_records():
+        for how, datagram in wrappings(inner).items():
+            sender = "server" if name == "client" else "client"
+
+            def forge(
+                who: str, _: int, genuine: bytes, forged: bytes = datagram, by: str = sender
+            ) -> list[bytes]:
+                return [forged, genuine, forged] if who == by else [genuine]
+
+            pair = Pair(client, server, tap=forge)
+            pair.run()
+            assert pair.established, how
+            pair.assert_talks()
+
+
+def test_genuine_records_within_a_record_do_not_make_those_to_come_late(forger: Forger) -> None:
+    """Somebody on the path may hold records back, and send them in the body of another."""
+    for number in range(len(wrappings(b""))):
+        inner = b"".join(forger.record(ContentType.APPLICATION_DATA, b"%d" % one) for one in range(2))
+        datagram = list(wrappings(inner).values())[number]
+        assert forger.deliver(datagram) == []
+        assert_stands(forger)
+
+
+def test_what_a_signals_handler_interrupts_is_lost_and_delays_nothing(
+    forger: Forger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = forger.pair.server
+    read: Any = getattr(engine, "ssl_read")  # noqa: B009 - of another module
+
+    def interrupted(*_: Any) -> int:
+        monkeypatch.setattr(engine, "ssl_read", read)
+        raise KeyboardInterrupt
+
+    size = len(forger.record(ContentType.APPLICATION_DATA, b"lost"))
+    takes: list[Callable[[], object]] = [
+        lambda: forger.send(ContentType.APPLICATION_DATA, b"lost"),
+        lambda: forger.send(ContentType.ALERT, bytes([WARNING, 90])),
+        lambda: server.unprotect_many(forger.record(ContentType.APPLICATION_DATA, b"lost") * 2, size, 0.0),
+    ]
+    for turn, take in enumerate(takes):
+        monkeypatch.setattr(engine, "ssl_read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            take()
+        if turn % 2:
+            found = server.unprotect_many(forger.record(ContentType.APPLICATION_DATA, b"here"), size, 0.0)
+            assert found.messages == [b"here"]
+        assert_stands(forger)
+        assert server.statistics["dropped_interrupted"] == turn + 1
+
+
+@pytest.mark.parametrize(
+    ("code", "length"), [(1, 512), (2, 1024), (3, 2048), (4, 4096), (5, None), (0, None)]
+)
+def test_records_are_no_longer_than_a_client_has_asked_for(
+    client: Context, server: Context, code: int, length: int | None
+) -> None:
+    """RFC 6066, 4: OpenSSL passes over the header only of those that are longer."""
+    hello, _ = received_client_hello(
+        client.connection(0.0, server_hostname="localhost").datagrams_to_send(0.0)
+    )
+    known = parse_client_hello_untrusted(hello.body)
+    extension = b"\0\1\0\1" + bytes([code])
+    assert max_fragment_length_untrusted(known) is None
+    asking = known._replace(extensions=known.extensions + extension)
+    assert max_fragment_length_untrusted(asking) == length
+    at = len(hello.body) - len(known.extensions) - 2
+    body = hello.body[:at] + struct.pack("!H", len(asking.extensions)) + asking.extensions
+    handshake = server.connection(0.0)._handshake  # type: ignore[attr-defined]
+    handshake._note_client_hello(body)
+    assert handshake.longest_content == (length or MAX_PLAINTEXT_LENGTH) + 320
+    handshake._note_client_hello(hello.body)
+    assert handshake.longest_content == MAX_PLAINTEXT_LENGTH + 320
+    with pytest.raises(WireError):
+        max_fragment_length_untrusted(known._replace(extensions=b"\0\1\0\2" + bytes([1])))

@@ -335,6 +335,22 @@ def server_name_untrusted(hello: ClientHello) -> bytes | None:
     return None
 
 
+def max_fragment_length_untrusted(hello: ClientHello) -> int | None:
+    """The most bytes of plaintext in a record that a ClientHello asks for (RFC 6066, 4); ``None`` if it does not.
+
+    Raises :class:`WireError` (``bad_client_hello``) for extensions that are not well-formed, up to this one.
+    """
+    extensions = hello.extensions
+    at = 0
+    while at < len(extensions):
+        data, end = _vector_untrusted(extensions, at + 2)
+        if extensions[at : at + 2] == _MAX_FRAGMENT_LENGTH:
+            known = len(data) == 1 and 0 < data[0] <= _LAST_FRAGMENT_LENGTH_CODE
+            return 2 ** (8 + data[0]) if known else None
+        at = end
+    return None
+
+
 def _host_name_untrusted(names: bytes) -> bytes | None:
     at = 0
     while at < len(names):
@@ -357,6 +373,8 @@ def _vector_untrusted(data: bytes, at: int) -> tuple[bytes, int]:
 
 
 _SERVER_NAME = b"\0\0"
+_MAX_FRAGMENT_LENGTH = b"\0\1"
+_LAST_FRAGMENT_LENGTH_CODE = 4
 _HOST_NAME = 0
 _MAX_HOST_NAME = 255
 

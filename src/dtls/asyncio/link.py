@@ -79,8 +79,9 @@ class ServerLink(Watched):
         """Take in several datagrams of one peer; whether they were messages only."""
         plain = True
         at = 0
+        together = association is not None and not self.endpoint.is_handshaking(place)
         while at < len(datagrams):
-            if association is not None:
+            if together and association is not None:
                 found = association.connection.unprotect_many(datagrams[at:], size, now)
                 at += found.taken
                 if found.messages:
@@ -90,14 +91,12 @@ class ServerLink(Watched):
                     plain = False
                     last = datagrams[(at - 1) // size * size : at]
                     self._note(self.endpoint.receive_unprotected(association, last, found.events, now))
-                    association = self._established.get(place)
-                elif at < len(datagrams):
-                    association = None
+                # What is no message is seldom alone: the rest is looked at one by one, which takes no longer then.
+                together = found.events is not None and self._established.get(place) is association
             else:
                 plain = False
                 self._note(self.endpoint.receive_datagram(datagrams[at : at + size], place, now))
                 at += size
-                association = self._established.get(place)
         return plain
 
     # --- inside --------------------------------------------------------------------------------------------------

@@ -18,27 +18,64 @@ class Wakeup:
     """Awaited by one task at a time, any number of times; :meth:`now` has it go on at once, within the call.
 
     A future would have the task go on in the loop's next turn. For a message, that turn costs as much as all else that
-    is done with it. To a task this is as good as a future: it has the methods that tasks use, and no others.
+    is done with it.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_callback", "_context", "_loop", "_yielded")
+    __slots__ = ("_loop", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._asyncio_future_blocking = False
-        self._callback: Callable[[Any], object] | None = None
-        self._context: contextvars.Context | None = None
-        self._yielded = False
-
-    # --- for who waits -------------------------------------------------------------------------------------------
+        self._waiting: _Waiting | None = None
 
     def __await__(self) -> Generator[Any, None, None]:
         """Wait. Raises :exc:`RuntimeError` if another task does so already."""
-        if self._callback is not None:
+        waiting = self._waiting
+        if waiting is not None and not waiting.done:
             message = "recv() was called while another task waits in it"
             raise RuntimeError(message)
+        waiting = self._waiting = _Waiting(self._loop)
+        return waiting  # type: ignore[return-value] # an iterator is enough
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a task waits."""
+        return self._waiting is not None and not self._waiting.done
+
+    def now(self) -> None:
+        """Have the task go on, if one waits: at once, or in the loop's next turn if a task is what calls this."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.go_on(at_once=True)
+
+    def soon(self) -> None:
+        """Have the task go on in the loop's next turn, if one waits."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.go_on(at_once=False)
+
+
+class _Waiting:
+    """One wait of one task, to which it is as good as a future: it has the methods that tasks use, and no others."""
+
+    __slots__ = (
+        "_asyncio_future_blocking",
+        "_callback",
+        "_cancelled",
+        "_context",
+        "_loop",
+        "_yielded",
+        "done",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.done = False
+        """Whether the task goes on, or is about to."""
+        self._asyncio_future_blocking = False
+        self._loop = loop
+        self._callback: Callable[[Any], object] | None = None
+        self._cancelled: tuple[Any, ...] | None = None
+        self._context: contextvars.Context | None = None
         self._yielded = False
-        return self  # type: ignore[return-value] # an iterator is enough
 
     def __iter__(self) -> Self:
         return self
@@ -49,25 +86,25 @@ class Wakeup:
         self._yielded = self._asyncio_future_blocking = True
         return self
 
-    # --- for who wakes -------------------------------------------------------------------------------------------
-
-    def now(self) -> None:
-        """Have the task go on, if one waits: at once, or in the loop's next turn if a task is what calls this."""
+    def go_on(self, *, at_once: bool) -> None:
+        """Have the task go on."""
+        if self.done:
+            return
+        self.done = True  # from here on, who cancels the task must do so in another way
         callback, context = self._callback, self._context
+        self._callback = self._context = None  # which may know whoever holds us
         if callback is None or context is None:
             return
-        if current_task(self._loop) is not None:
-            self.soon()
-            return
-        self._callback = None
-        try:
-            context.run(callback, self)
-        except RuntimeError:  # the task's context is in use just now; what its code raises stays in the task
-            self._loop.call_soon(callback, self, context=context)
-
-    def soon(self) -> None:
-        """Have the task go on in the loop's next turn, if one waits."""
-        self._schedule(self)
+        if at_once and current_task(self._loop) is None:
+            try:
+                context.run(callback, self)
+            except (
+                RuntimeError
+            ):  # the task's context is in use just now; what its code raises stays in the task
+                pass
+            else:
+                return
+        self._loop.call_soon(callback, self, context=context)
 
     # --- for the task --------------------------------------------------------------------------------------------
 
@@ -80,29 +117,14 @@ class Wakeup:
         self._callback, self._context = callback, context
 
     def result(self) -> None:
-        """As a future's: there is something to look at."""
+        """As a future's: there is something to look at, or the task was cancelled."""
+        if self._cancelled is not None:
+            raise asyncio.CancelledError(*self._cancelled)
 
     def cancel(self, msg: Any = None) -> bool:
-        """As a future's. Whoever waits next is another matter, also if that is before the cancelled task goes on."""
-        return self._schedule(_Cancelled(msg))
-
-    def _schedule(self, outcome: Any) -> bool:
-        callback, self._callback = self._callback, None
-        if callback is None:
+        """As a future's: false if the task goes on anyway."""
+        if self.done:
             return False
-        self._loop.call_soon(callback, outcome, context=self._context)
+        self._cancelled = () if msg is None else (msg,)
+        self.go_on(at_once=False)
         return True
-
-
-class _Cancelled:
-    """What a task that was cancelled finds in place of a result."""
-
-    __slots__ = ("_message",)
-
-    def __init__(self, message: Any) -> None:
-        self._message = message
-
-    def result(self) -> None:
-        if self._message is None:
-            raise asyncio.CancelledError
-        raise asyncio.CancelledError(self._message)

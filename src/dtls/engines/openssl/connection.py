@@ -32,7 +32,6 @@ from dtls.wire import (
     DTLS_1_0,
     DTLS_1_2,
     KNOWN_VERSIONS,
-    MAX_CIPHERTEXT_LENGTH,
     MAX_PLAINTEXT_LENGTH,
     RECORD_HEADER_LENGTH,
     ContentType,
@@ -125,6 +124,10 @@ class OpenSSLConnection(Connection):
         self._expansion = MAX_EXPANSION
         """Bytes at most by which a datagram is longer than its message."""
         self._shortest_content = shortest_protected_content(None)
+        self._longest_content = 0
+        self._interrupted = False
+        """Whether what was written to OpenSSL has not been read yet."""
+        self._version = 0
         self._prefix = b""
         """How a record of application data begins: type, version, epoch."""
         # What the context says now counts for this association, whatever it is told later.
@@ -213,14 +216,18 @@ class OpenSSLConnection(Connection):
             length = len(datagram)
             content = length - RECORD_HEADER_LENGTH
             if (
-                self._shortest_content <= content <= MAX_CIPHERTEXT_LENGTH
+                self._shortest_content <= content <= self._longest_content
                 and datagram[:5] == self._prefix
                 and datagram[11] << 8 | datagram[12] == content
             ):
+                if self._interrupted:
+                    self._read_what_is_left(now)
+                self._interrupted = True
                 bio_write(self._incoming, datagram, length)
                 free = thread_buffers.free
                 pointer = free.pop() if free else new_buffer()
                 count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
+                self._interrupted = False
                 if count > 0:
                     message = unpack(pointer, count)
                     free.append(pointer)
@@ -292,9 +299,13 @@ class OpenSSLConnection(Connection):
                 length = min(size, end - at)
                 if not self._are_messages(datagrams[at : at + length], length, length):
                     break
+            if self._interrupted:
+                self._read_what_is_left(now)
+            self._interrupted = True
             bio_write(incoming, source + at, length)
             at += length
             events = self._read_messages(-(-length // size), messages, now)
+            self._interrupted = False
         if messages and self._flight.is_held:
             self._flight.clear()
         return Unprotected(messages, at, events)
@@ -308,6 +319,8 @@ class OpenSSLConnection(Connection):
             count = ssl_read(ssl, pointer, BUFFER_LENGTH)
             if count <= 0:
                 events = self._after_fruitless_read(count, now)
+                if not count and not events:
+                    continue  # some versions stop at an empty message: there may be others behind it
                 if not events:
                     self.statistics["dropped_unauthenticated"] += left - 1
                 break
@@ -315,13 +328,28 @@ class OpenSSLConnection(Connection):
         free.append(pointer)
         return events
 
+    def _read_what_is_left(self, now: float) -> None:
+        """The handler of a signal raised between a write to OpenSSL and the read: lost, as any datagram may be.
+
+        Otherwise each read from now on would give what was written before.
+        """
+        self._interrupted = False
+        self.statistics["dropped_interrupted"] += 1
+        free = thread_buffers.free
+        pointer = free.pop() if free else new_buffer()
+        while ssl_read(self._ssl, pointer, BUFFER_LENGTH) > 0:
+            pass
+        free.append(pointer)
+        binding.take_errors()
+        self._collect_output(now)
+
     def _are_messages(self, datagrams: bytes, end: int, size: int) -> bool:
         """Whether each datagram of ``size`` bytes up to ``end`` is one record of application data, by its header.
 
         A column of all headers is looked at at a time.
         """
         content = size - RECORD_HEADER_LENGTH
-        if not self._shortest_content <= content <= MAX_CIPHERTEXT_LENGTH:
+        if not self._shortest_content <= content <= self._longest_content:
             return False
         number = end // size
         columns = (*enumerate(self._prefix), (11, content >> 8), (12, content & 0xFF))
@@ -516,9 +544,11 @@ class OpenSSLConnection(Connection):
             binding.set_mtu(self._ssl, self._mtu)
             self._max_message_size = min(binding.data_mtu(self._ssl), MAX_PLAINTEXT_LENGTH)
         version = binding.version_name(self._ssl)
-        self._prefix = _BEGINNING.pack(_APPLICATION_DATA, DTLS_1_0 if version == "DTLSv1" else DTLS_1_2, 1)
+        self._version = DTLS_1_0 if version == "DTLSv1" else DTLS_1_2
+        self._prefix = _BEGINNING.pack(_APPLICATION_DATA, self._version, 1)
         name = handshake.cipher[0] if handshake.cipher else ""
         self._shortest_content = shortest_protected_content(name)
+        self._longest_content = handshake.longest_content
         events: list[Event] = [HandshakeCompleted(version, name)]
         for record in handshake.early_data:
             events += self._receive_record(record, now)
@@ -564,11 +594,15 @@ class OpenSSLConnection(Connection):
         if not self._is_plausible(record, now):
             return []
         raw = build_record(*record)
+        if self._interrupted:
+            self._read_what_is_left(now)
+        self._interrupted = True
         clear_errors()
         bio_write(self._incoming, raw, len(raw))
         free = thread_buffers.free
         pointer = free.pop() if free else new_buffer()
         count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
+        self._interrupted = False
         message = unpack(pointer, max(0, count))
         free.append(pointer)
         if count <= 0:
@@ -584,7 +618,8 @@ class OpenSSLConnection(Connection):
         if (
             record.epoch != 1
             or not ContentType.ALERT <= record.content_type <= _APPLICATION_DATA
-            or len(record.fragment) < self._shortest_content
+            or record.version != self._version
+            or not self._shortest_content <= len(record.fragment) <= self._longest_content
         ):
             self.statistics["dropped_implausible_record"] += 1
             return False

@@ -8,6 +8,7 @@ taken apart into messages again and kept as a flight, which is cut, packed and r
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ from dtls.wire import (
     WireError,
     build_handshake,
     build_record,
+    max_fragment_length_untrusted,
+    parse_client_hello_untrusted,
     split_fragments_untrusted,
     split_leading_records_untrusted,
     whole_message_at_untrusted,
@@ -86,6 +89,10 @@ def shortest_protected_content(cipher: str | None) -> int:
     return 32
 
 
+PROTECTION_OVERHEAD = 320
+"""Bytes by which OpenSSL lets the content of a protected record be longer than the longest plaintext."""
+_ASKS_FOR_SHORT_RECORDS = b"\0\1\0\1"
+"""How the max_fragment_length extension begins."""
 _CHANGE_CIPHER_SPEC_LENGTH = RECORD_HEADER_LENGTH + 1
 
 
@@ -144,9 +151,14 @@ class Handshake:
         """The suite, as soon as records are protected with it."""
         self._record = 0  # the number of the next record that OpenSSL is given in epoch 0
         self._record_version = DTLS_1_0
+        self._version = 0
+        """What was negotiated, as soon as there are keys."""
         self._change_cipher_spec_seen = False
         self._reads_protected = False
         self._shortest_content = shortest_protected_content(None)
+        self.longest_content = MAX_PLAINTEXT_LENGTH + PROTECTION_OVERHEAD
+        """The most bytes that a protected record's content can have. Of a longer one OpenSSL passes over the header
+        only, and takes what follows for more records: somebody else's could stand there."""
         self._early_records: deque[Record] = deque()
         self._verify_requests = 0
         self._peer_has_answered = False
@@ -246,8 +258,16 @@ class Handshake:
     def _is_plausible(self, record: Record) -> bool:
         return (
             _ALERT <= record.content_type <= _APPLICATION_DATA
-            and len(record.fragment) >= self._shortest_content
+            and self._shortest_content <= len(record.fragment) <= self.longest_content
         )
+
+    def _note_client_hello(self, body: bytes) -> None:
+        """Whether the records of this association are to be short ones (RFC 6066, 4)."""
+        self.longest_content = MAX_PLAINTEXT_LENGTH + PROTECTION_OVERHEAD
+        if _ASKS_FOR_SHORT_RECORDS in body:
+            with contextlib.suppress(WireError):  # OpenSSL refuses it
+                plaintext = max_fragment_length_untrusted(parse_client_hello_untrusted(body))
+                self.longest_content = (plaintext or MAX_PLAINTEXT_LENGTH) + PROTECTION_OVERHEAD
 
     def _hold(self, queue: deque[Record], record: Record) -> None:
         queue.append(record)
@@ -291,7 +311,9 @@ class Handshake:
         """A whole message for OpenSSL, in records with numbers of our own: a stranger's would upset its window."""
         if message.message_type == _CLIENT_KEY_EXCHANGE:
             self._association.note_key_exchange(message.body)
-        elif message.message_type == _CLIENT_HELLO and (alert := self._association.meet(message)) is not None:
+        elif message.message_type == _CLIENT_HELLO:
+            self._note_client_hello(message.body)
+        if message.message_type == _CLIENT_HELLO and (alert := self._association.meet(message)) is not None:
             self._fail(self._explain_failure([]))
             refusal = PlainRecord(_ALERT, self._record_version, bytes([AlertLevel.FATAL, alert]))
             self._outbox += self._flight.packer.pack([refusal])
@@ -324,7 +346,7 @@ class Handshake:
         """
         if not self._change_cipher_spec_seen or self._reads_protected or not self._flight.is_held:
             return True
-        self._record_version = binding.negotiated_version(self._ssl)
+        self._version = self._record_version = binding.negotiated_version(self._ssl)
         self._write(self._numbered(_CHANGE_CIPHER_SPEC, self._record_version, b"\x01"))
         goes_on = self._step(now)
         if not goes_on or not binding.awaits_finished(self._ssl):
@@ -341,7 +363,8 @@ class Handshake:
 
     def _feed_protected(self, record: Record, now: float) -> bool:
         """Give OpenSSL a protected record; whether the handshake goes on."""
-        if not self._is_plausible(record):
+        # The version, too: OpenSSL treats a record of another as it does one that is too long.
+        if not self._is_plausible(record) or record.version != self._version:
             self._statistics["dropped_implausible_record"] += 1
             return True
         self._write(build_record(*record))
