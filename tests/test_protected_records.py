@@ -311,3 +311,18 @@ def test_records_are_no_longer_than_a_client_has_asked_for(
     assert handshake.longest_content == MAX_PLAINTEXT_LENGTH + 320
     with pytest.raises(WireError):
         max_fragment_length_untrusted(known._replace(extensions=b"\0\1\0\2" + bytes([1])))
+
+
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_empty_messages_in_a_run_delay_nothing(forger: Forger, number: int) -> None:
+    """A stack that sends them may have them coalesced by the kernel."""
+    server = forger.pair.server
+    empty = [forger.record(ContentType.APPLICATION_DATA, b"") for _ in range(number)]
+    run = b"".join(empty)
+    while run:
+        found = server.unprotect_many(run, len(empty[0]), 0.0)
+        assert (found.messages, found.events or None) == ([], None)
+        run = run[found.taken :]
+    assert server.statistics["dropped_unauthenticated"] == number
+    for _ in range(3):
+        assert_stands(forger)
