@@ -323,3 +323,17 @@ def test_no_extensions_raise_anything_else(extensions: bytes) -> None:
 def test_extensions_that_are_not_well_formed_are_told(extensions: str) -> None:
     with pytest.raises(WireError, match="bad_client_hello"):
         server_name_untrusted(hello(bytes.fromhex(extensions.replace(" ", ""))))
+
+
+def test_check_looks_at_the_contexts_for_other_names_too(server: Context) -> None:
+    """So that what is made once for each, keys of session tickets among it, is made before a process forks."""
+    others = {name: new_server() for name in ("a.example", "b.example")}
+    server.set_sni_contexts(others)
+    server.check()
+    made = [context._engine_context for context in others.values()]
+    assert None not in made
+    assert [context._engine() for context in others.values()] == made
+
+
+def new_server() -> Context:
+    return Context(PROTOCOL_DTLS_SERVER)

@@ -151,8 +151,12 @@ class Context(SessionSettings, NameSettings, DatagramSettings, DiagnosisSettings
         )
 
     def check(self) -> None:
-        """Raise :class:`~dtls.SSLError` if the engine does not take these settings, as the first association would."""
-        self._engine()
+        """Raise :class:`~dtls.SSLError` if the engine does not take these settings, as the first association would.
+
+        Those of :meth:`set_sni_contexts` are looked at, too.
+        """
+        for context in (self, *self._sni_contexts):
+            context._engine()  # noqa: SLF001 - of its own kind
 
     def _engine(self) -> EngineContext:
         """The engine's translation of these settings, made once."""

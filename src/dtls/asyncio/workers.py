@@ -59,7 +59,9 @@ def run_server(
 
     :param workers: how many processes; by default one for each CPU that this process may use on Linux, else one. One
         runs in this process. More share cookies, and session tickets if the context has them
-        (:attr:`dtls.Context.session_tickets`); each remembers sessions by itself (``session_cache``).
+        (:attr:`dtls.Context.session_tickets`). So do contexts of ``set_sni_contexts``, and those that an
+        ``sni_callback`` chooses if their ``check()`` was called before. Each worker remembers sessions by itself
+        (``session_cache``).
     :param lifespan: called as ``lifespan(server)`` in each worker; gives an asynchronous context manager, entered
         before the worker reads its sockets and left when its server is closed: for what each process needs of its own,
         such as a connection to a database. ``server`` is the worker's :class:`Server`.

@@ -23,6 +23,7 @@ class NameSettings(Settings):
     def __init__(self, protocol: Protocol) -> None:
         super().__init__(protocol)
         self._sni_callback: SNICallback | None = None
+        self._sni_contexts: tuple[Context, ...] = ()
 
     @property
     def sni_callback(self) -> SNICallback | None:
@@ -46,6 +47,7 @@ class NameSettings(Settings):
             message = f"not a callable object: {callback!r}"
             raise TypeError(message)
         self._sni_callback = callback
+        self._sni_contexts = ()
         self._changed()
 
     def set_sni_contexts(self, contexts: Mapping[str, Context]) -> None:
@@ -64,6 +66,7 @@ class NameSettings(Settings):
                 connection.context = chosen
 
         self.sni_callback = choose
+        self._sni_contexts = tuple(by_name.values())
 
 
 def check_server_context(context: Any) -> None:
