@@ -25,6 +25,7 @@ from dtls import (
     SSLTimeoutError,
     SSLWantReadError,
 )
+from dtls.connection import ConnectionState
 from dtls.endpoint import Endpoint
 from dtls.servers import DTLSServerSocket, create_server
 from dtls.sockets import DTLSSocket, create_connection
@@ -905,3 +906,36 @@ def test_an_accepted_socket_that_is_dropped_makes_room_for_a_new_association(
         far.settimeout(PATIENCE)
         assert_talks(near, far)
     assert drain(near) == []
+
+
+def test_what_a_peer_sent_before_it_had_a_socket_is_its_own_also_if_nobody_accepts_again(
+    client: Context, server: Context
+) -> None:
+    """Its handshake may be complete by a datagram that another's socket handed on, while nobody is in accept()."""
+    server.session_tickets = True
+    with create_server(("127.0.0.1", 0), context=server) as listening:
+        listening.settimeout(0)
+        session = None
+        for turn in range(2):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.connect(listening.getsockname())
+                sock.settimeout(PATIENCE)
+                origin = Origin(sock.getsockname())
+                connection = client.connection(time.monotonic(), server_hostname="localhost", session=session)
+                while connection.state is ConnectionState.HANDSHAKING:
+                    for datagram in connection.datagrams_to_send(time.monotonic()):
+                        sock.send(datagram)
+                    with contextlib.suppress(SSLWantReadError):
+                        listening.accept()[0].close()
+                    connection.receive_datagram(sock.recv(65_535), time.monotonic())
+                session = connection.session
+                if not turn:
+                    continue
+                assert connection.session_reused
+                sock.send(connection.protect(b"hello"))
+                for datagram in connection.datagrams_to_send(time.monotonic()):
+                    listening._take_stray(datagram, origin)
+                accepted, _ = listening.accept()
+                with accepted:
+                    accepted.settimeout(PATIENCE)
+                    assert accepted.recv() == b"hello"

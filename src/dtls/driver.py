@@ -276,6 +276,8 @@ class Driver(Sender):
         with self._lock:
             if self._closed:
                 return
+            if now() <= self._strangers_until:
+                self._look_for_strangers()
             self._closed = True
             try:
                 self.connection.close(now())
@@ -286,6 +288,17 @@ class Driver(Sender):
             with contextlib.suppress(OSError):  # it may have lost its peer
                 self.sock.shutdown(socket.SHUT_RDWR)  # wakes threads that wait on it
             self._close_if_unused()
+        self._hand_on()
+
+    def _look_for_strangers(self) -> None:
+        """What is left on a server's new socket may be others': their datagrams are the server's to have."""
+        self.sock.setblocking(False)
+        self._recv_timeout = 0.0
+        with contextlib.suppress(OSError):  # nothing left
+            for _ in range(MAX_READS):
+                datagram, address = self.sock.recvfrom(LARGEST_DATAGRAM)
+                if not same_address(address, self._peer):
+                    self._is_ours(datagram, address)
 
     def detach(self) -> socket.socket:
         """Give the kernel's socket away; nothing is said to the peer."""

@@ -101,6 +101,9 @@ class DTLSServerSocket:
                     self._advance()
                 if self._completed:
                     peer = self._completed.popleft()
+                    # It may have got its socket while nobody was here (by a datagram that an accepted socket handed
+                    # on), and what it had sent before that waits here: perhaps nobody comes again until it is served.
+                    self._advance()
                     if self._completed:
                         self._waker.wake()  # there is something to do for the next one who calls
                     return peer
