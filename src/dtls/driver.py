@@ -292,9 +292,8 @@ class Driver(Sender):
 
     def _look_for_strangers(self) -> None:
         """What is left on a server's new socket may be others': their datagrams are the server's to have."""
-        self.sock.setblocking(False)
-        self._recv_timeout = 0.0
-        with contextlib.suppress(OSError):  # nothing left
+        with contextlib.suppress(OSError):  # nothing left, or the descriptor has been closed already
+            self._set_recv_timeout(0.0)
             for _ in range(MAX_READS):
                 datagram, address = self.sock.recvfrom(LARGEST_DATAGRAM)
                 if not same_address(address, self._peer):
