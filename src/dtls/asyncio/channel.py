@@ -171,8 +171,8 @@ class Channel:
         """As :meth:`transmit`, of datagrams of ``size`` bytes in one run, the last of which may be shorter."""
         self._flush_in_turn()
         if self.full or self.closed or not self._sends_run(datagrams, size, way):
-            for at in range(0, len(datagrams), size):
-                self._gather(datagrams[at : at + size], way)
+            for datagram in mmsg.split(datagrams, size):
+                self._gather(datagram, way)
             self._flush_in_turn()  # what is sent next might not be gathered, and overtake them
 
     def _sends_run(self, datagrams: bytes, size: int, way: Any) -> bool:
