@@ -115,6 +115,10 @@ class Buffers(threading.local):
     def __init__(self) -> None:
         self.free = [new_buffer()]
 
+    def take(self) -> Any:
+        """One that is nobody's meanwhile; to be given back to ``free``."""
+        return self.free.pop() if self.free else new_buffer()
+
 
 buffers = Buffers()
 
@@ -456,11 +460,10 @@ def shutdown(ssl: Handle) -> None:
 
 def read_all(bio: Handle) -> bytes:
     """Everything that waits in a memory BIO."""
-    output, free = b"", buffers.free
-    pointer = free.pop() if free else new_buffer()
+    output, pointer = b"", buffers.take()
     while (count := bio_read(bio, pointer, BUFFER_LENGTH)) > 0:
         output += unpack(pointer, count)
-    free.append(pointer)
+    buffers.free.append(pointer)
     return output
 
 

@@ -312,8 +312,7 @@ class OpenSSLConnection(Connection):
 
     def _read_messages(self, number: int, messages: list[bytes], now: float) -> list[Event] | None:
         """Have OpenSSL read so many records; what came of it if not each is a message: those that are, are read."""
-        ssl, free = self._ssl, thread_buffers.free
-        pointer = free.pop() if free else new_buffer()
+        ssl, pointer = self._ssl, thread_buffers.take()
         events: list[Event] | None = None
         for left in range(number, 0, -1):
             count = ssl_read(ssl, pointer, BUFFER_LENGTH)
@@ -325,7 +324,7 @@ class OpenSSLConnection(Connection):
                     self.statistics["dropped_unauthenticated"] += left - 1
                 break
             messages.append(unpack(pointer, count))
-        free.append(pointer)
+        thread_buffers.free.append(pointer)
         return events
 
     def _read_what_is_left(self, now: float) -> None:
@@ -335,11 +334,10 @@ class OpenSSLConnection(Connection):
         """
         self._interrupted = False
         self.statistics["dropped_interrupted"] += 1
-        free = thread_buffers.free
-        pointer = free.pop() if free else new_buffer()
+        pointer = thread_buffers.take()
         while ssl_read(self._ssl, pointer, BUFFER_LENGTH) > 0:
             pass
-        free.append(pointer)
+        thread_buffers.free.append(pointer)
         binding.take_errors()
         self._collect_output(now)
 
@@ -376,8 +374,7 @@ class OpenSSLConnection(Connection):
 
     def _protect_run(self, messages: Sequence[Any], length: int) -> tuple[bytes, int]:
         """Protect messages of one length; the datagrams, and the length of each."""
-        ssl, outgoing, free = self._ssl, self._outgoing, thread_buffers.free
-        target = free.pop() if free else new_buffer()
+        ssl, outgoing, target = self._ssl, self._outgoing, thread_buffers.take()
         step = max(1, AT_A_TIME // length)
         at = 0
         for begun in range(0, len(messages), step):
@@ -386,7 +383,7 @@ class OpenSSLConnection(Connection):
                     raise ssl_error(binding.take_errors(), "OpenSSL did not take the message")
             at += bio_read(outgoing, target + at, BUFFER_LENGTH - at)
         run = unpack(target, at)
-        free.append(target)
+        thread_buffers.free.append(target)
         return run, at // len(messages)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:  # noqa: ARG002 - the seam gives it
@@ -599,12 +596,11 @@ class OpenSSLConnection(Connection):
         self._interrupted = True
         clear_errors()
         bio_write(self._incoming, raw, len(raw))
-        free = thread_buffers.free
-        pointer = free.pop() if free else new_buffer()
+        pointer = thread_buffers.take()
         count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
         self._interrupted = False
         message = unpack(pointer, max(0, count))
-        free.append(pointer)
+        thread_buffers.free.append(pointer)
         if count <= 0:
             return self._after_fruitless_read(count, now)
         if self.state is not _ESTABLISHED:
