@@ -109,9 +109,9 @@ class Driver(Sender):
 
         That is what nearly every handshake comes to. Each is waited for before the socket is read.
         """
+        connection, poll = self.connection, select.poll()
         with self._lock:
             seconds = self._seconds_to_datagram(deadline)
-        poll = select.poll()
         while seconds:
             try:
                 poll.register(self.sock.fileno(), select.POLLIN)
@@ -128,8 +128,9 @@ class Driver(Sender):
                 datagram = self._read() if ready else None
                 if datagram is None:
                     return False
-                self._deliver(datagram)
-                if self.connection.state is _ESTABLISHED:
+                self._refusals = 0
+                self._take_in(connection.unprotect(datagram, now()))
+                if connection.state is _ESTABLISHED:
                     return self.error is None and not self._diverted
                 seconds = self._seconds_to_datagram(deadline)
         return False
@@ -137,23 +138,19 @@ class Driver(Sender):
     def _seconds_to_datagram(self, deadline: float) -> float:
         """How long to wait for the next datagram of a handshake, to be counted out then; 0 if there is more to do."""
         connection = self.connection
-        if (
-            connection.state is not _HANDSHAKING
-            or self._closed
-            or self.error is not None
-            or self._unsent
-            or self._diverted
+        if connection.state is not _HANDSHAKING or (
+            self._unsent or self._diverted or self._closed or self.error
         ):
             return 0.0
         began = now()
-        until = min(deadline, began + LOOK_AGAIN)
+        seconds = min(deadline - began, LOOK_AGAIN)
         at = connection.next_timeout()
-        if at is not None and at < until:
-            until = at
-        if until <= began:
+        if at is not None and at - began < seconds:
+            seconds = at - began
+        if seconds <= 0:
             return 0.0
         self._waiting += 1
-        return until - began
+        return seconds
 
     def receive(self, timeout: float | None) -> bytes | None:
         """The next message; ``None`` when the peer has closed. Raises what ended the association otherwise."""

@@ -40,6 +40,7 @@ LOST_ON_THE_WAY = frozenset(
 LOOK_AGAIN = 2.0
 """Seconds after which a thread that waits looks at what others may have done: another may have read what woke both."""
 
+_POSIX = os.name == "posix"
 # Looked up once: an attribute of an enumeration's class is slow to get on some Pythons.
 _HANDSHAKING, _ESTABLISHED = ConnectionState.HANDSHAKING, ConnectionState.ESTABLISHED
 
@@ -72,7 +73,7 @@ class Sender(abc.ABC):
         self._waiting = 0
         """How many threads wait for the socket; the last to wake closes it if it is to be closed."""
         # ``recv`` may wait where there is another way to send that does not, whatever mode the socket is in.
-        self._waits_in_recv = os.name == "posix" and isinstance(sock, socket.socket)
+        self._waits_in_recv = _POSIX and isinstance(sock, socket.socket)
         self._recv_timeout = 0.0
         self._send: Callable[[bytes], int] = (
             functools.partial(os.write, sock.fileno()) if self._waits_in_recv else sock.send
@@ -268,22 +269,21 @@ class Sender(abc.ABC):
         else:
             self.statistics["dropped_unsent"] += 1
 
-    def _transmit(self, datagram: bytes) -> bool:
+    def _transmit(self, datagram: bytes, *, again: bool = True) -> bool:
         """Whether the kernel took it, or it is lost as any datagram may be."""
-        for _ in range(2):
-            try:
-                self._send(datagram)
-            except (BlockingIOError, InterruptedError):
-                return False
-            except ConnectionRefusedError:
-                # That was about an earlier datagram; this one was not sent.
-                self._note_refusal()
-                continue
-            except OSError as error:
-                if error.errno not in LOST_ON_THE_WAY or self.connection.state is _ESTABLISHED:
-                    raise
-                self._count(error)
-            return True
+        try:
+            self._send(datagram)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except ConnectionRefusedError:
+            # That was about an earlier datagram; this one was not sent.
+            self._note_refusal()
+            if again:
+                return self._transmit(datagram, again=False)
+        except OSError as error:
+            if error.errno not in LOST_ON_THE_WAY or self.connection.state is _ESTABLISHED:
+                raise
+            self._count(error)
         return True
 
     def _note_refusal(self) -> None:

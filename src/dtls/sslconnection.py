@@ -25,7 +25,7 @@ import logging
 import os
 import socket
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from .connection import ConnectionState
 from .context import CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED
@@ -222,9 +222,11 @@ class SSLConnection:
         ``None`` when :meth:`listen` gives none. The new connection's socket has no timeout. Its handshake is completed
         here, with ``do_handshake_on_connect``, and raises what :meth:`do_handshake` raises.
         """
-        if self._arrival is None and self.listen() is None:
+        if self._arrival is None:
+            self.listen()
+        arrival, self._arrival = self._arrival, None
+        if arrival is None:
             return None
-        arrival, self._arrival = cast("Arrival", self._arrival), None
         accepted = self._admit(arrival)
         if accepted is None:
             return None
@@ -262,8 +264,8 @@ class SSLConnection:
         except TRANSLATED as error:
             raise translate(error, ERR_HANDSHAKE_TIMEOUT, "SSL_new", ssl_error=SSL_ERROR_NONE) from error
         # It has the methods that a driver calls. Refusals are its own affair: they are told at once, and do not last.
-        borrowed = borrow(self._sock)
-        self._driver = Driver(cast("socket.socket", borrowed), connection, wait=borrowed.wait)
+        borrowed: Any = borrow(self._sock)
+        self._driver = Driver(borrowed, connection, wait=borrowed.wait)
         borrowed.attach(self._driver)
         self._driver.flush()
 

@@ -120,7 +120,6 @@ class Listener:
         """A socket that may be bound to the same address. Raises :exc:`OSError` if no descriptor is left."""
         sock = socket.socket(self._family, socket.SOCK_DGRAM, self._proto)
         try:
-            sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, self._sharing, 1)
             if self._family == socket.AF_INET6:
                 only = self.sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
@@ -143,6 +142,7 @@ class Listener:
             poll.register(sock.fileno(), select.POLLIN)
             if not poll.poll(0):  # as nearly always
                 return strays
+        sock.setblocking(False)
         while len(strays) < MAX_STRAYS:
             try:
                 strays.append(sock.recvfrom(LARGEST_DATAGRAM))

@@ -69,7 +69,8 @@ class UDPDemux:
         sock = self._listener.new_socket()
         try:
             strays = self._listener.branch(sock, origin)
-            sock.settimeout(None)
+            if sock.gettimeout() is not None:
+                sock.settimeout(None)
         except BaseException:
             sock.close()
             raise
@@ -79,8 +80,9 @@ class UDPDemux:
         """Let an association run on the socket of :meth:`get_connection`."""
         # The listening socket shall not live as long as its peers.
         drivers = self._drivers
+        borrowed: Any = BorrowedSocket(sock)  # it has the methods that are called
         driver = Driver(
-            cast("socket.socket", BorrowedSocket(sock)),
+            borrowed,
             connection,
             peer=origin.address,
             divert=functools.partial(_divert, drivers, self._receive, origin.local),
@@ -108,9 +110,10 @@ def _open_driver(drivers: _Drivers, origin: Origin) -> Driver | None:
     """
     reference = drivers.get(origin)
     driver = None if reference is None else reference()
-    if driver is None or cast("BorrowedSocket", driver.sock).sock.fileno() < 0:
+    if driver is None:
         return None
-    return driver
+    borrowed: Any = driver.sock  # see where it was made
+    return None if borrowed.sock.fileno() < 0 else driver
 
 
 def _divert(

@@ -137,10 +137,9 @@ def _contents(source: PathOrPEM) -> bytes:
     # Every client reads this file, and the objects that open() makes take longer than that.
     descriptor = os.open(where, _READING)
     try:
-        contents = part = os.read(descriptor, _AT_A_TIME)
-        while part:
-            part = os.read(descriptor, _AT_A_TIME)
-            contents += part
+        contents = os.read(descriptor, _AT_A_TIME)
+        while more := os.read(descriptor, _AT_A_TIME):
+            contents += more
     finally:
         os.close(descriptor)
     return contents

@@ -113,15 +113,22 @@ class BorrowedSocket:
         sock = self.sock
         if not DONT_WAIT or sock.gettimeout():
             self._prepare_to_send()
-        for _ in range(2):
-            try:
-                return sock.send(datagram, DONT_WAIT)
-            except TimeoutError:
-                raise BlockingIOError from None
-            except ConnectionRefusedError:
-                # That was about an earlier datagram; this one was not sent.
-                self.refused = True
-        return len(datagram)
+        try:
+            return sock.send(datagram, DONT_WAIT)
+        except TimeoutError:
+            raise BlockingIOError from None
+        except ConnectionRefusedError:
+            # That was about an earlier datagram; this one was not sent.
+            self.refused = True
+        return self._send_again(datagram)
+
+    def _send_again(self, datagram: bytes) -> int:
+        try:
+            return self.sock.send(datagram, DONT_WAIT)
+        except TimeoutError:
+            raise BlockingIOError from None
+        except ConnectionRefusedError:  # about yet another
+            return len(datagram)
 
     def sendto(self, datagram: bytes, address: Any) -> int:
         """Send to ``address``. Raises :exc:`BlockingIOError` if there is no room."""

@@ -1,0 +1,358 @@
+"""How PyDTLS's sockets wait in accept and in handshakes, and that the short ways lead where the careful ones do."""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import socket
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from dtls import driver as drivers
+from dtls import err
+from dtls.demux import osnet
+from dtls.errors import SSLZeroReturnError
+from dtls.pydtls import arguments
+from dtls.pydtls.borrowed import BorrowedSocket
+from dtls.pydtls.sslsocket import DatagramSSLSocket
+from dtls.sockets import DTLSSocket
+from dtls.sslconnection import CERT_REQUIRED, SSLConnection, is_datagram_socket
+from dtls.udp import Listener, Origin
+from tests.hellos import OFFER, cookie_in, hello_body, whole
+from tests.loopback import Worker, wait_for
+from tests.pydtls import accept, connections, raised, udp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from dtls.certificates import CertificateAuthority, IssuedCertificate
+    from dtls.context import Context
+
+on_osnet = pytest.mark.parametrize("demux", ["osnet"], indirect=True)
+polls = pytest.mark.skipif(not hasattr(select, "poll"), reason="there is no poll here")
+SHORT = 0.05
+"""Seconds that are meant to run out."""
+
+
+@pytest.fixture
+def pem(server_certificate: IssuedCertificate) -> bytes:
+    return server_certificate.private_key_and_chain_pem
+
+
+@pytest.fixture
+def default_timeout() -> Iterator[None]:
+    """New sockets have a timeout."""
+    socket.setdefaulttimeout(7.0)
+    yield
+    socket.setdefaulttimeout(None)
+
+
+def proved_hello(listening: SSLConnection, client: socket.socket) -> bytes:
+    """A ClientHello with the cookie that ``client`` was given, which has not been sent yet."""
+    client.sendto(whole(hello_body(extensions=OFFER)), listening.get_socket(True).getsockname())
+    assert listening.listen() is None
+    body = hello_body(extensions=OFFER, cookie=cookie_in(client.recv(65535)))
+    return whole(body, message_sequence=1, record_sequence=1)
+
+
+# --- handshakes ---------------------------------------------------------------------------------------------------
+
+
+@polls
+@on_osnet
+@pytest.mark.usefixtures("demux")
+def test_a_handshake_that_may_wait_reads_only_what_has_come(
+    pem: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fruitless: list[BorrowedSocket] = []
+
+    def noting(name: str) -> None:
+        read = getattr(BorrowedSocket, name)
+
+        def receive(sock: BorrowedSocket, size: int) -> Any:
+            try:
+                return read(sock, size)
+            except BlockingIOError:
+                fruitless.append(sock)
+                raise
+
+        monkeypatch.setattr(BorrowedSocket, name, receive)
+
+    noting("recv")
+    noting("recvfrom")
+    with connections(pem):
+        assert not fruitless
+
+
+def test_a_handshake_that_may_not_wait_reads_at_once(pem: bytes) -> None:
+    with udp(bound=True) as bound, udp(timeout=0) as sock:
+        SSLConnection(bound, pem, pem, server_side=True)
+        sock.connect(bound.getsockname())
+        near = SSLConnection(sock, do_handshake_on_connect=False)
+        assert raised(near.do_handshake).errno == err.SSL_ERROR_WANT_READ
+
+
+@polls
+def test_a_handshake_that_is_interrupted_while_it_waits_is_counted_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupted:
+        def register(self, descriptor: int, events: int) -> None:
+            assert descriptor >= 0
+
+        def poll(self, milliseconds: int) -> None:
+            raise KeyboardInterrupt
+
+    with udp(bound=True) as silent, udp() as sock:
+        sock.connect(silent.getsockname())
+        near = SSLConnection(sock, do_handshake_on_connect=False)
+        monkeypatch.setattr(drivers, "select", SimpleNamespace(poll=Interrupted, POLLIN=select.POLLIN))
+        with pytest.raises(KeyboardInterrupt):
+            near.do_handshake()
+        assert near._driver is not None
+        assert near._driver._waiting == 0
+
+
+def test_a_handshake_on_a_socket_that_its_owner_has_closed_says_so() -> None:
+    with udp(bound=True) as silent:
+        sock = udp()
+        sock.connect(silent.getsockname())
+        near = SSLConnection(sock, do_handshake_on_connect=False)
+        sock.close()
+        assert isinstance(raised(near.do_handshake), OSError)
+        assert near._driver is not None
+        assert near._driver._waiting == 0
+
+
+def test_close_wakes_a_handshake_in_another_thread(client: Context) -> None:
+    with udp(bound=True) as silent:
+        sock = udp(timeout=None)
+        sock.connect(silent.getsockname())
+        with client.wrap_socket(sock, do_handshake_on_connect=False, server_hostname="localhost") as near:
+            assert isinstance(near, DTLSSocket)
+            shaking = Worker(near.do_handshake)
+            driver = near._driver
+            assert driver is not None
+            wait_for(lambda: driver._waiting)
+            near.close()
+            with pytest.raises(SSLZeroReturnError):
+                shaking.result()
+            assert driver.sock.fileno() == -1  # and the descriptor is gone
+
+
+# --- accept -------------------------------------------------------------------------------------------------------
+
+
+@on_osnet
+@pytest.mark.usefixtures("demux")
+def test_a_listening_socket_without_a_timeout_waits_by_itself(
+    pem: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fruitless: list[None] = []
+    receive = Listener.receive
+
+    def noting(listener: Listener, **options: Any) -> Any:
+        received = receive(listener, **options)
+        if received is None:
+            fruitless.append(received)
+        return received
+
+    monkeypatch.setattr(Listener, "receive", noting)
+    with udp(bound=True, timeout=None) as bound, udp() as sock:
+        listening = SSLConnection(bound, pem, pem, server_side=True)
+        accepting = Worker(listening.accept)
+        SSLConnection(sock).connect(bound.getsockname())
+        accepting.result()[0].get_socket(True).close()
+        assert not fruitless
+
+
+@polls
+@on_osnet
+@pytest.mark.usefixtures("demux")
+def test_a_listening_descriptor_that_does_not_block_is_not_asked_again_and_again(
+    pem: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever shares the descriptor may have made it non-blocking, of which Python's timeout does not tell."""
+    asked: list[Listener] = []
+    receive = Listener.receive
+
+    def noting(listener: Listener, **options: Any) -> Any:
+        asked.append(listener)
+        return receive(listener, **options)
+
+    monkeypatch.setattr(Listener, "receive", noting)
+    with udp(bound=True, timeout=None) as bound, udp() as sock:
+        listening = SSLConnection(bound, pem, pem, server_side=True)
+        os.set_blocking(bound.fileno(), False)
+        accepting = Worker(listening.accept)
+        wait_for(lambda: asked)
+        SSLConnection(sock).connect(bound.getsockname())
+        accepting.result()[0].get_socket(True).close()
+        assert len(asked) <= 4  # two ClientHellos, and two times in vain
+
+
+def test_a_timeout_that_comes_about_while_a_listener_waits_is_nothing_to_count() -> None:
+    with udp(bound=True, timeout=0) as bound:
+        listener = Listener(bound)
+        bound.settimeout(0.001)
+        assert listener.receive(through=bound) is None
+        assert not listener.statistics
+
+
+def test_a_client_that_another_thread_found_before_comes_first(
+    pem: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with udp(bound=True) as bound, udp(bound=True) as first, udp(bound=True) as second:
+        listening = SSLConnection(bound, pem, pem, server_side=True, do_handshake_on_connect=False)
+        bound.settimeout(0)
+        hellos = [proved_hello(listening, client) for client in (first, second)]
+        reception = listening._reception
+        assert reception is not None
+        take = reception._demux.take
+
+        def take_late(until: float) -> Any:
+            monkeypatch.setattr(reception._demux, "take", take)
+            reception.receive_elsewhere(hellos[0], Origin(first.getsockname()))
+            return take(until)
+
+        monkeypatch.setattr(reception._demux, "take", take_late)
+        second.sendto(hellos[1], bound.getsockname())
+        assert listening.listen() == first.getsockname()
+        assert listening.listen() == second.getsockname()
+
+
+def test_a_client_that_was_accepted_meanwhile_is_not_queued(pem: bytes) -> None:
+    with udp(bound=True) as bound, udp(bound=True) as client:
+        listening = SSLConnection(bound, pem, pem, server_side=True, do_handshake_on_connect=False)
+        bound.settimeout(0)
+        client.sendto(proved_hello(listening, client), bound.getsockname())
+        assert listening.listen() == client.getsockname()
+        reception, arrival = listening._reception, listening._arrival
+        assert reception is not None
+        assert arrival is not None
+        accepted = listening.accept()
+        assert accepted is not None
+        with accepted[0].get_socket(True):
+            reception._queue(arrival)  # by a thread that judged its ClientHello just before
+            assert reception.wait(0) is None
+            assert reception.statistics["dropped_repeated_hello"] == 1
+
+
+@on_osnet
+@pytest.mark.usefixtures("demux")
+def test_an_association_is_known_as_long_as_somebody_holds_it(pem: bytes) -> None:
+    with udp(bound=True) as bound, udp(bound=True) as sock:
+        listening = SSLConnection(bound, pem, pem, server_side=True)
+        sock.connect(bound.getsockname())
+        found = []
+        for _ in range(2):  # one client, twice
+            near = SSLConnection(sock, do_handshake_on_connect=False)
+            connecting = Worker(near.do_handshake)
+            far, _ = accept(listening)
+            connecting.result()
+            far.get_socket(True).close()
+            found.append(far)
+        del far
+        assert listening._reception is not None
+        demux = listening._reception._demux
+        assert isinstance(demux, osnet.UDPDemux)
+        found.pop(0)
+        gc.collect()
+        (reference,) = demux._drivers.values()
+        assert reference() is found[0]._driver
+        found.clear()
+        gc.collect()
+        assert not demux._drivers
+
+
+@pytest.mark.usefixtures("demux", "default_timeout")
+def test_an_accepted_connection_has_no_timeout_whatever_the_default_is(pem: bytes) -> None:
+    with connections(pem) as (_, far):  # which sets one
+        listening = udp(bound=True)
+        with listening, udp() as sock:
+            server = SSLConnection(listening, pem, pem, server_side=True)
+            connecting = Worker(SSLConnection(sock).connect, listening.getsockname())
+            other, _ = accept(server)
+            connecting.result()
+            with other.get_socket(True) as own:
+                assert own.gettimeout() is None
+        assert far.get_socket(True).gettimeout() is not None
+
+
+# --- sockets and files --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("default_timeout")
+@pytest.mark.parametrize("timeout", [None, 0.0, SHORT])
+def test_a_socket_that_is_taken_over_keeps_its_timeout_whatever_the_default_is(timeout: float | None) -> None:
+    with DatagramSSLSocket(udp(timeout=timeout)) as sock:
+        assert sock.gettimeout() == timeout
+        assert sock.getblocking() is (timeout != 0.0)
+        assert (sock.family, sock.type) == (socket.AF_INET, socket.SOCK_DGRAM)
+
+
+def test_datagram_sockets_are_told_from_others_of_every_class() -> None:
+    class Own(socket.socket):
+        pass
+
+    for kind in (socket.socket, Own):
+        with kind(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, kind(socket.AF_INET) as stream:
+            assert is_datagram_socket(datagrams) is True
+            assert is_datagram_socket(stream) is False
+    assert is_datagram_socket(object()) is False
+
+
+class Refusing:
+    """A connected socket on which so many datagrams in a row are refused, for earlier ones."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+        self.sent: list[bytes] = []
+
+    def gettimeout(self) -> None:
+        return None
+
+    def send(self, datagram: bytes, _flags: int) -> int:
+        if self.refusals:
+            self.refusals -= 1
+            raise ConnectionRefusedError
+        self.sent.append(datagram)
+        return len(datagram)
+
+
+@pytest.mark.skipif(not hasattr(socket, "MSG_DONTWAIT"), reason="sockets are asked before, here")
+@pytest.mark.parametrize(("refusals", "sent"), [(1, [b"again"]), (2, [])])
+def test_what_was_refused_for_an_earlier_datagram_is_sent_again_once(
+    refusals: int, sent: list[bytes]
+) -> None:
+    plain: Any = Refusing(refusals)
+    borrowed = BorrowedSocket(plain)
+    assert borrowed.send(b"again") == 5
+    assert plain.sent == sent
+    assert borrowed.refused
+    with pytest.raises(err.PortUnreachable):
+        borrowed.recv(1)
+    assert not borrowed.refused
+
+
+def test_a_file_of_certificates_is_read_to_its_end(
+    pem: bytes, ca: CertificateAuthority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arguments, "_AT_A_TIME", 100)
+    path = tmp_path / "ca.pem"
+    path.write_bytes(ca.certificate_pem)
+    for source in (path, str(path), os.fsencode(path)):
+        with connections(pem, client={"ca_certs": source, "cert_reqs": CERT_REQUIRED}) as (near, _):
+            assert near.getpeercert()
+
+
+def test_a_directory_is_no_file_of_certificates(tmp_path: Path) -> None:
+    with udp(bound=True) as bound, udp() as sock:
+        sock.connect(bound.getsockname())
+        error = raised(lambda: SSLConnection(sock, ca_certs=tmp_path, do_handshake_on_connect=False))
+        assert isinstance(error, err.openssl_error())
+        assert error.errno == 0
