@@ -117,6 +117,19 @@ def test_a_handshake_that_is_interrupted_while_it_waits_is_counted_out(
         assert near._driver._waiting == 0
 
 
+@polls
+def test_a_refusal_that_was_noticed_in_sending_is_told_before_anything_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with udp(bound=True) as silent, udp() as sock:
+        sock.connect(silent.getsockname())
+        near = SSLConnection(sock, do_handshake_on_connect=False)
+        driver: Any = near._driver
+        driver.sock.refused = True
+        monkeypatch.setattr(drivers, "select", SimpleNamespace(poll=SimpleNamespace))
+        assert raised(near.do_handshake).errno == err.ERR_PORT_UNREACHABLE
+
+
 def test_a_handshake_on_a_socket_that_its_owner_has_closed_says_so() -> None:
     with udp(bound=True) as silent:
         sock = udp()

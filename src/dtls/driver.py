@@ -125,7 +125,7 @@ class Driver(Sender):
                 if self._closed:
                     self._close_if_unused()
                     return False
-                datagram = self._read() if ready else None
+                datagram = self._read() if ready and self.error is None else None
                 if datagram is None:
                     return False
                 self._refusals = 0
@@ -141,6 +141,9 @@ class Driver(Sender):
         if connection.state is not _HANDSHAKING or (
             self._unsent or self._diverted or self._closed or self.error
         ):
+            return 0.0
+        # A borrowed socket tells that to whoever reads, and its descriptor does not.
+        if getattr(self.sock, "refused", False):
             return 0.0
         began = now()
         seconds = min(deadline - began, LOOK_AGAIN)
