@@ -79,6 +79,8 @@ need(_NAMES)
 # Called once or twice per datagram, so without a wrapper of ours around them.
 ssl_read: Callable[[Handle, Any, int], int] = lib.SSL_read
 ssl_write: Callable[[Handle, Any, int], int] = lib.SSL_write
+ssl_do_handshake: Callable[[Handle], int] = lib.SSL_do_handshake
+ssl_get_error: Callable[[Handle, int], int] = lib.SSL_get_error
 bio_read: Callable[[Handle, Any, int], int] = lib.BIO_read
 bio_write: Callable[[Handle, Any, int], int] = lib.BIO_write
 clear_errors: Callable[[], None] = lib.ERR_clear_error
@@ -114,6 +116,8 @@ class Buffers(threading.local):
 
     def __init__(self) -> None:
         self.free = [new_buffer()]
+        self.address = ffi.gc(lib.BIO_ADDR_new(), lib.BIO_ADDR_free)
+        """Where ``DTLSv1_listen`` puts an address that nobody asks for."""
 
     def take(self) -> Any:
         """One that is nobody's meanwhile; to be given back to ``free``."""
@@ -425,8 +429,7 @@ def server_name(ssl: Handle) -> bytes | None:
 def listen(ssl: Handle) -> bool:
     """Take the ClientHello with a cookie that waits in the incoming BIO; the handshake goes on at message_seq 1."""
     clear_errors()
-    address = ffi.gc(require(lib.BIO_ADDR_new()), lib.BIO_ADDR_free)
-    return bool(lib.DTLSv1_listen(ssl, address) == 1)
+    return bool(lib.DTLSv1_listen(ssl, require(buffers.address)) == 1)
 
 
 def handle_timeout(ssl: Handle) -> None:
@@ -439,7 +442,8 @@ def handle_timeout(ssl: Handle) -> None:
 def do_handshake(ssl: Handle) -> int:
     """Go on with the handshake; the ``SSL_ERROR_*`` that results."""
     clear_errors()
-    return int(lib.SSL_get_error(ssl, lib.SSL_do_handshake(ssl)))
+    result = ssl_do_handshake(ssl)
+    return SSL_ERROR_NONE if result == 1 else ssl_get_error(ssl, result)
 
 
 def get_error(ssl: Handle, result: int) -> int:
@@ -460,11 +464,12 @@ def shutdown(ssl: Handle) -> None:
 
 def read_all(bio: Handle) -> bytes:
     """Everything that waits in a memory BIO."""
-    output, pointer = b"", buffers.take()
-    while (count := bio_read(bio, pointer, BUFFER_LENGTH)) > 0:
-        output += unpack(pointer, count)
-    buffers.free.append(pointer)
-    return output
+    free = buffers.free
+    pointer = free.pop() if free else new_buffer()
+    count = bio_read(bio, pointer, BUFFER_LENGTH)
+    output = unpack(pointer, count) if count > 0 else b""
+    free.append(pointer)
+    return output if count < BUFFER_LENGTH else output + read_all(bio)
 
 
 def awaits_finished(ssl: Handle) -> bool:
