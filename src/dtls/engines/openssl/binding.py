@@ -487,6 +487,12 @@ def version_name(ssl: Handle) -> str:
     return c_text(lib.SSL_get_version(ssl))
 
 
+def cipher_name(ssl: Handle) -> str:
+    """The suite's name; empty before one is chosen."""
+    cipher = lib.SSL_get_current_cipher(ssl)
+    return c_text(lib.SSL_CIPHER_get_name(cipher)) if cipher else ""
+
+
 def current_cipher(ssl: Handle) -> tuple[str, str, int] | None:
     """The suite's name, the protocol version that defined it, its secret bits; ``None`` before one is chosen."""
     cipher = lib.SSL_get_current_cipher(ssl)

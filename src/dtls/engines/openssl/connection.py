@@ -27,7 +27,6 @@ from dtls.gate import Gate
 from dtls.settings.names import check_server_context
 from dtls.wire import (
     DTLS_1_0,
-    DTLS_1_2,
     KNOWN_VERSIONS,
     MAX_PLAINTEXT_LENGTH,
     RECORD_HEADER_LENGTH,
@@ -89,7 +88,7 @@ class OpenSSLConnection(Negotiated):
     """Whether the context may be changed just now."""
     _expansion = MAX_EXPANSION
     """Bytes at most by which a datagram is longer than its message."""
-    _shortest_content = shortest_protected_content(None)
+    _shortest_content = shortest_protected_content("")
     _longest_content = 0
     _interrupted = False
     """Whether what was written to OpenSSL has not been read yet."""
@@ -454,11 +453,10 @@ class OpenSSLConnection(Negotiated):
         if self._limits_messages_to_mtu:
             binding.set_mtu(self._ssl, self._mtu)
             self._max_message_size = min(binding.data_mtu(self._ssl), MAX_PLAINTEXT_LENGTH)
-        version = binding.version_name(self._ssl)
-        self._version = DTLS_1_0 if version == "DTLSv1" else DTLS_1_2
+        self._version = binding.negotiated_version(self._ssl)
+        version = "DTLSv1" if self._version == DTLS_1_0 else "DTLSv1.2"
         self._prefix = _BEGINNING.pack(_APPLICATION_DATA, self._version, 1)
-        cipher = binding.current_cipher(self._ssl)
-        name = cipher[0] if cipher else ""
+        name = binding.cipher_name(self._ssl)
         self._shortest_content = shortest_protected_content(name)
         self._longest_content = handshake.longest_content
         events: list[Event] = [HandshakeCompleted(version, name)]

@@ -82,12 +82,12 @@ _LONGEST_PIECE = MAX_PLAINTEXT_LENGTH - HANDSHAKE_HEADER_LENGTH
 _LAST_FIRST_RECORD = MAX_RECORD_SEQUENCE - 2**32
 
 
-def shortest_protected_content(cipher: str | None) -> int:
-    """The fewest bytes that a protected record's content can have with this suite: nonce, tag, padding.
+def shortest_protected_content(cipher: str) -> int:
+    """The fewest bytes that a protected record's content can have with this suite, if it is known: nonce, tag, padding.
 
     OpenSSL before 4.0.3 let a shorter one end the association (CVE-2026-75806).
     """
-    if cipher is None or "CCM8" in cipher or "CHACHA20" in cipher or "NULL" in cipher:
+    if not cipher or "CCM8" in cipher or "CHACHA20" in cipher or "NULL" in cipher:
         return 16
     if "GCM" in cipher or "CCM" in cipher:
         return 24
@@ -125,7 +125,7 @@ class Handshake:
     """What was negotiated, as soon as there are keys."""
     _change_cipher_spec_seen = False
     _reads_protected = False
-    _shortest_content = shortest_protected_content(None)
+    _shortest_content = shortest_protected_content("")
     _early_records: deque[Record] | None = None
     _verify_requests = 0
     _peer_has_answered = False
@@ -435,8 +435,7 @@ class Handshake:
             return False
         self._reads_protected = True
         self._made_progress()
-        cipher = binding.current_cipher(self._ssl)
-        self._shortest_content = shortest_protected_content(cipher and cipher[0])
+        self._shortest_content = shortest_protected_content(binding.cipher_name(self._ssl))
         return True
 
     def _feed_protected(self, record: Record, now: float) -> bool:
