@@ -74,6 +74,8 @@ _APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
 _HELLO_VERIFY_REQUEST = int(HandshakeType.HELLO_VERIFY_REQUEST)
 _CLIENT_HELLO = int(HandshakeType.CLIENT_HELLO)
 _CLIENT_KEY_EXCHANGE = int(HandshakeType.CLIENT_KEY_EXCHANGE)
+_BEFORE_CHANGE_CIPHER_SPEC = (_CLIENT_KEY_EXCHANGE, int(HandshakeType.CERTIFICATE_VERIFY))
+"""After one of these a client's ChangeCipherSpec may come."""
 _NOT_LIKE_OTHERS = (_CLIENT_HELLO, _HELLO_VERIFY_REQUEST)
 """Messages that more is made of than to hand them over."""
 _ALERT_LENGTH = 2
@@ -156,12 +158,11 @@ class Handshake:
         self._flight, self._outbox, self._statistics = flight, outbox, statistics
         self._server_hostname = server_hostname
         self._association = association
-        self._server_side = context.server_side
         self._backs_off = context.mtu_back_off
         self._time_allowed = context.handshake_timeout
         self._deadline = now + self._time_allowed
         self._timer = timer
-        self._reassembler = Reassembler(server_side=self._server_side)
+        self._reassembler = Reassembler(server_side=context.server_side)
 
     def continue_with(self, ssl: binding.Handle, incoming: binding.Handle, outgoing: binding.Handle) -> None:
         """Let another SSL answer the ClientHello, of which none has seen anything yet."""
@@ -197,7 +198,7 @@ class Handshake:
         every datagram of a handshake consists of. OpenSSL is given them all at once.
         """
         reassembler = self._reassembler
-        number = self._record
+        number, last = self._record, 0
         as_received = True
         at = 0
         while (found := whole_message_at_untrusted(datagram, at)) is not None:
@@ -216,10 +217,10 @@ class Handshake:
                 self._association.note_key_exchange(datagram[at + MESSAGE_RECORD_OVERHEAD : end])
             if record_number != number:
                 as_received = False
-            number += 1
+            number, last, at = number + 1, message_type, end
             self._record_version = version
-            at = end
-        if as_received and at < len(datagram) and self._receive_end(datagram, at, number, now):
+        end_is_due = self._sent_change_cipher_spec or last in _BEFORE_CHANGE_CIPHER_SPEC
+        if end_is_due and as_received and at < len(datagram) and self._receive_end(datagram, at, number, now):
             return len(datagram)
         if at:
             messages = datagram[:at] if as_received else self._with_own_numbers(datagram, at)
@@ -260,24 +261,17 @@ class Handshake:
     def _receive_end(self, datagram: bytes, at: int, number: int, now: float) -> bool:
         """Take in a datagram of messages that ends with the peer's ChangeCipherSpec and Finished; whether it does.
 
-        ``number`` is the record number that the ChangeCipherSpec must have. The version must be known, which it is to
-        servers that have answered and to clients that have sent their own, and nothing must wait that comes first.
+        ``number`` is the record number that the ChangeCipherSpec must have. Nothing may wait that comes first.
         """
-        if (
-            self._change_cipher_spec_seen
-            or self._early_records
-            or not (self._sent_change_cipher_spec or (self._server_side and self._flight.is_held))
-            or len(datagram) > MAX_PLAINTEXT_LENGTH
-        ):
-            return False
         found = last_records_at_untrusted(datagram, at)
-        if found is None:
+        if found is None or self._change_cipher_spec_seen or self._early_records:
             return False
         version, record_number, length = found
         if (
             record_number != number
             or not _SHORTEST_FINISHED <= length <= _LONGEST_FINISHED
             or version != binding.negotiated_version(self._ssl)
+            or len(datagram) > MAX_PLAINTEXT_LENGTH
         ):
             return False
         self._version = self._record_version = version
@@ -286,8 +280,10 @@ class Handshake:
         if at:
             self._made_progress()
         self._write(datagram)
-        if self._step(now) and self._note_keys_in_use():
-            self._statistics["dropped_unauthenticated"] += 1
+        if self._step(now):
+            if self._note_keys_in_use():
+                self._statistics["dropped_unauthenticated"] += 1
+            self._go_on(now)
         return True
 
     def _go_on(self, now: float) -> None:
