@@ -8,6 +8,7 @@ import pytest
 
 from dtls.context import CERT_REQUIRED, Context
 from dtls.engines.openssl import binding
+from dtls.engines.openssl.binding import lib
 from dtls.engines.openssl.connection import OpenSSLConnection
 from dtls.wire import (
     DTLS_1_0,
@@ -19,6 +20,7 @@ from dtls.wire import (
     split_records_untrusted,
 )
 
+from .forge import forgeries
 from .pair import OTHER, Pair
 
 if TYPE_CHECKING:
@@ -199,16 +201,52 @@ def mutual(
 
 
 @pytest.mark.parametrize("with_finished", [False, True])
+@pytest.mark.parametrize("wild", [0, 1, 1000, 2**40])
 def test_a_change_cipher_spec_that_comes_before_the_certificate_verify_does_no_harm(
-    mutual: tuple[Context, Context], with_finished: bool
+    mutual: tuple[Context, Context], with_finished: bool, wild: int
 ) -> None:
     def too_early(records: list[Record]) -> list[list[Record]]:
         *messages, verify, change, finished = records
         assert verify.fragment[0] == HandshakeType.CERTIFICATE_VERIFY
-        early = [change._replace(sequence=verify.sequence), finished if with_finished else spoilt(finished)]
+        early = [
+            change._replace(sequence=verify.sequence + wild),
+            finished if with_finished else spoilt(finished),
+        ]
         return [[*messages, *early], [verify, change, finished]]
 
     completes(Pair(*mutual), Changing("client", too_early))
+
+
+def test_messages_before_a_change_cipher_spec_that_is_too_early_belie_an_alert(
+    mutual: tuple[Context, Context],
+) -> None:
+    def too_early(records: list[Record]) -> list[list[Record]]:
+        *messages, verify, change, finished = records
+        alert = Record(ContentType.ALERT, DTLS_1_2, 0, verify.sequence, b"\x02\x28")
+        return [[alert], [*messages, change._replace(sequence=verify.sequence), spoilt(finished)]]
+
+    pair = Pair(*mutual, tap=Changing("client", too_early))
+    pair.settle()
+    assert not pair.established
+    pair.tap = None
+    pair.run()
+    assert pair.established, pair.events
+
+
+def test_a_stranger_cannot_show_openssl_the_end_of_a_handshake_whose_key_exchange_is_still_to_come(
+    client: Context, server: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair(client, server)
+    pair.pump("client")
+    hello = pair.sent[0][1]
+    pair.deliver("server", hello)
+    shown: list[bytes] = []
+    monkeypatch.setattr(binding, "bio_write", lambda _bio, data, size: shown.append(data[:size]))
+    for forgery in forgeries()["ends of handshakes"]:
+        assert pair.server.receive_datagram(forgery, pair.now) == []
+    records = [record for data in shown for record in split_records_untrusted(data)]
+    assert records
+    assert not any(record.epoch for record in records)
 
 
 def test_a_certificate_verify_that_comes_first_is_gone_on_with(mutual: tuple[Context, Context]) -> None:
@@ -234,6 +272,7 @@ def test_a_finished_that_waits_is_not_overtaken(client: Context, server: Context
     }
 
 
+@pytest.mark.skipif(not hasattr(lib, "i2d_SSL_SESSION"), reason="cryptography before 44 gives no session")
 def test_a_resumed_handshakes_flights_are_taken_in_whole(
     client: Context, server: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
