@@ -3,7 +3,7 @@
 OpenSSL sees whole handshake messages in order, in records numbered by us, a ChangeCipherSpec when it can use it, and
 protected records of a plausible length. A single forged datagram could otherwise end a handshake for ever (an alert,
 application data or an impossible fragment in epoch 0) or make it hold a hundred kilobytes. What OpenSSL writes is
-taken apart into messages again and kept as a flight, which is cut, packed and repeated by our own timer.
+kept as a flight (``outwards.py``), which is cut, packed and repeated by our own timer.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING
 
 from dtls.errors import SSL_ERROR_SSL, HandshakeTimeout, SSLError
 from dtls.flights import (
-    FlightItem,
     PlainRecord,
     RetransmissionTimer,
     SentFlight,
-    as_item,
 )
-from dtls.reassembly import Message, PartialMessage, Reassembler
+from dtls.reassembly import Message, Reassembler
 from dtls.wire import (
     DTLS_1_0,
     HANDSHAKE_HEADER_LENGTH,
@@ -41,13 +39,13 @@ from dtls.wire import (
     max_fragment_length_untrusted,
     parse_client_hello_untrusted,
     split_fragments_untrusted,
-    split_leading_records_untrusted,
     whole_message_at_untrusted,
 )
 
 from . import binding
 from .binding import SSL_ERROR_NONE, SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE
 from .errors import ssl_error, verification_error
+from .outwards import Outwards
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -104,7 +102,7 @@ _SHORTEST_FINISHED, _LONGEST_FINISHED = 40, 256
 """Bytes that a protected Finished can have with whatever suite: 24 in plaintext, and nonce, tag or MAC, padding."""
 
 
-class Handshake:
+class Handshake(Outwards):
     """Drives OpenSSL through one handshake.
 
     :param ssl: OpenSSL's side, between the memory BIOs ``incoming`` and ``outgoing``.
@@ -133,10 +131,6 @@ class Handshake:
     _peer_has_answered = False
     _held_alert: int | None = None
     _alert_believed_at: float | None = None
-    _sent_change_cipher_spec = False
-    _sent_finished = False
-    _own: PartialMessage | None = None
-    _own_sequence = -1
 
     def __init__(
         self,
@@ -541,103 +535,6 @@ class Handshake:
             code, words = binding.verify_result(self._ssl)
             return verification_error(code, words, self._server_hostname)
         return ssl_error(errors, "the handshake ended without a reason given")
-
-    def _collect_output(self, now: float) -> None:
-        """Send what OpenSSL says."""
-        output = binding.read_all(self._outgoing)
-        if not output:
-            return
-        next_record = self._number_after(output)
-        if next_record:
-            self._outbox.append(output)
-            self._flight.replace_as_written(output, next_record, self._reassembler.next_sequence - 1, now)
-            self._timer.start(now)
-        else:
-            self._take_apart(output, now)
-
-    def _number_after(self, output: bytes) -> int:
-        """The record number after a new flight that can be sent as OpenSSL wrote it; 0 if it cannot.
-
-        It can if it is one datagram of whole messages, none of them a repeat, with a ChangeCipherSpec and a Finished at
-        the end or without, and OpenSSL's record numbers are those that are next here, where repeats count too.
-        """
-        packer = self._flight.packer
-        if len(output) > packer.mtu:
-            return 0
-        number, sequence, at = packer.next_record, self._own_sequence, 0
-        while (found := whole_message_at_untrusted(output, at)) is not None:
-            _, record, _, message_sequence, end = found
-            if record != number or message_sequence <= sequence:
-                return 0
-            number, sequence, at = number + 1, message_sequence, end
-        if at < len(output):
-            last = None if self._sent_change_cipher_spec else last_records_at_untrusted(output, at)
-            if last is None or last[1] != number:
-                return 0
-            number += 1
-            self._sent_change_cipher_spec = self._sent_finished = True
-        self._own_sequence = sequence
-        return number
-
-    def _take_apart(self, output: bytes, now: float) -> None:
-        """Make a flight of OpenSSL's output. What it repeats because its own timer has passed is left out."""
-        items: list[FlightItem] = []
-        alerts: list[FlightItem] = []
-        records, _ = split_leading_records_untrusted(output)
-        for record in records:
-            kind = record.content_type
-            if kind == _HANDSHAKE and not record.epoch:
-                items += self._new_messages(record)
-            elif kind == _CHANGE_CIPHER_SPEC:
-                if not self._sent_change_cipher_spec:
-                    items.append(as_item(record))
-                self._sent_change_cipher_spec = True
-            elif kind == _HANDSHAKE:
-                finished = as_item(record)
-                if self._sent_finished:
-                    self._flight.refresh(finished)
-                else:
-                    items.append(finished)
-                self._sent_finished = True
-            else:
-                alerts.append(as_item(record))
-        if items:
-            self._outbox += self._flight.replace(items, self._reassembler.next_sequence - 1, now)
-            self._timer.start(now)
-        if alerts:
-            self._outbox += self._flight.packer.pack(alerts)
-
-    def _new_messages(self, record: Record) -> list[FlightItem]:
-        """The messages that OpenSSL completes with this record of its own, repeats left out."""
-        items: list[FlightItem] = []
-        for fragment in split_fragments_untrusted(record.fragment):
-            sequence = fragment.message_sequence
-            if sequence <= self._own_sequence:
-                continue
-            if self._own is None:
-                self._own = PartialMessage(fragment.length)
-            self._own.add(fragment.offset, fragment.body)
-            if self._own.is_complete:
-                content = build_handshake(fragment.message_type, sequence, self._own.assemble())
-                items.append(PlainRecord(record.content_type, record.version, content))
-                self._own, self._own_sequence = None, sequence
-        return items
-
-    def _repeat_flight(self, now: float) -> None:
-        if self._sent_finished:
-            # A peer drops a record number that it has seen, and only OpenSSL can protect a record. It does so when
-            # its own clock says so; until then the old record goes out again.
-            binding.handle_timeout(self._ssl)
-            self._collect_output(now)
-        self._statistics["flights_repeated"] += 1
-        self._outbox += self._flight.repeat(now)
-
-    def _answer_repeat(self, now: float) -> None:
-        """The peer repeats the flight that ours answered, so ours may be lost (RFC 6347, 4.2.4, WAITING)."""
-        if self._flight.may_be_repeated(now):
-            self._repeat_flight(now)
-        else:
-            self._statistics["repeats_unanswered"] += 1
 
     def close(self) -> None:
         """End it without success. A courtesy: with an alert, the peer need not wait for its deadline."""
