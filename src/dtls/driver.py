@@ -276,8 +276,8 @@ class Driver(Sender):
         with self._lock:
             if self._closed:
                 return
-            if now() <= self._strangers_until:
-                self._look_for_strangers()
+            if self._divert is not None:
+                self._look_for_others()
             self._closed = True
             try:
                 self.connection.close(now())
@@ -290,14 +290,21 @@ class Driver(Sender):
             self._close_if_unused()
         self._hand_on()
 
-    def _look_for_strangers(self) -> None:
-        """What is left on a server's new socket may be others': their datagrams are the server's to have."""
+    def _look_for_others(self) -> None:
+        """What is left on a server's socket may be others': their datagrams are the server's to have.
+
+        Strangers' may have come before it was connected, and at any time a ClientHello of whoever has the peer's
+        address and port by now.
+        """
         with contextlib.suppress(OSError):  # nothing left, or the descriptor has been closed already
+            if self._runs is not None:
+                for datagrams, sender, size in self._runs.read(mmsg.MAX_BATCH):
+                    for datagram in mmsg.split(datagrams, size):
+                        self._is_ours(datagram, sender)
+                return
             self._set_recv_timeout(0.0)
             for _ in range(MAX_READS):
-                datagram, address = self.sock.recvfrom(LARGEST_DATAGRAM)
-                if not same_address(address, self._peer):
-                    self._is_ours(datagram, address)
+                self._is_ours(*self.sock.recvfrom(LARGEST_DATAGRAM))
 
     def detach(self) -> socket.socket:
         """Give the kernel's socket away; nothing is said to the peer."""
