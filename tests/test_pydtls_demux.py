@@ -306,10 +306,10 @@ def test_a_hello_that_the_network_repeats_is_not_a_new_client(listening: SSLConn
     with Peers(listening) as peers, udp() as sock:
         take = demux_of_when_listening(listening).take
 
-        def keep() -> Any:
-            taken = take()
-            if taken is not None and taken.datagram:
-                repeated.append(taken.datagram)
+        def keep(until: float) -> Any:
+            taken = take(until)
+            if taken is not None and taken[0]:
+                repeated.append(taken[0])
             return taken
 
         demux_of(listening).take = keep  # type: ignore[method-assign]

@@ -12,10 +12,10 @@ covers them anyway.
 
 from __future__ import annotations
 
-import hmac
 import math
 import os
 import struct
+from hmac import compare_digest
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -82,34 +82,38 @@ class CookieFactory:
 
     def generate(self, address: Hashable, hello: ClientHello, now: float) -> bytes:
         """A cookie of 32 bytes for the peer at ``address``; ``now`` is in seconds of a monotonic clock."""
-        slot = self._slot_at(now)
-        key = self._key_of(slot)
+        slot = int(now // self._slot_seconds)
         salt = self._random_bytes(SALT_LENGTH)
-        return salt + self._mac(key, slot, salt, address, hello)
+        return salt + self._mac(slot, salt, address, hello)
 
     def verify(self, address: Hashable, hello: ClientHello, now: float) -> bool:
         """Whether ``hello.cookie`` was made here for this address and this hello, one to two slots ago at most."""
         cookie = hello.cookie
         if len(cookie) != COOKIE_LENGTH:
             return False
-        slot = self._slot_at(now)
+        slot = int(now // self._slot_seconds)
         salt, mac = cookie[:SALT_LENGTH], cookie[SALT_LENGTH:]
-        return any(
-            hmac.compare_digest(self._mac(self._key_of(candidate), candidate, salt, address, hello), mac)
-            for candidate in (slot, slot - 1)
+        return compare_digest(self._mac(slot, salt, address, hello), mac) or compare_digest(
+            self._mac(slot - 1, salt, address, hello), mac
         )
 
-    def _slot_at(self, now: float) -> int:
-        return int(now // self._slot_seconds)
-
-    def _key_of(self, slot: int) -> HMAC:
+    def _mac(self, slot: int, salt: bytes, address: Hashable, hello: ClientHello) -> bytes:
         period = slot // self._slots_per_secret
         key = self._keys.get(period)
-        if key is None:
-            # Servers in several threads may share the factory: the first secret drawn counts.
-            key = self._keys.setdefault(period, HMAC(self._secret_of(period), SHA256()))
-            if len(self._keys) > KEPT_SECRETS:
-                self._keys.pop(min(self._keys), None)
+        mac = (self._new_key(period) if key is None else key).copy()
+        version, random, _, _, cipher_suites, compression_methods, _ = hello
+        # repr() of a socket address is unambiguous: a tuple of strings and integers.
+        place = repr(address).encode("utf-8", "backslashreplace")
+        lengths = len(place), len(cipher_suites), len(compression_methods)
+        head = _HEAD.pack(slot, salt, random, version, *lengths)
+        mac.update(head + place + cipher_suites + compression_methods)
+        return mac.finalize()[:MAC_LENGTH]
+
+    def _new_key(self, period: int) -> HMAC:
+        # Servers in several threads may share the factory: the first secret drawn counts.
+        key = self._keys.setdefault(period, HMAC(self._secret_of(period), SHA256()))
+        if len(self._keys) > KEPT_SECRETS:
+            self._keys.pop(min(self._keys), None)
         return key
 
     def _secret_of(self, period: int) -> bytes:
@@ -118,13 +122,3 @@ class CookieFactory:
         derivation = self._master.copy()
         derivation.update(_PERIOD.pack(b"dtls cookie secret", period))
         return derivation.finalize()
-
-    @staticmethod
-    def _mac(key: HMAC, slot: int, salt: bytes, address: Hashable, hello: ClientHello) -> bytes:
-        # repr() of a socket address is unambiguous: a tuple of strings and integers.
-        place = repr(address).encode("utf-8", "backslashreplace")
-        lengths = (len(place), len(hello.cipher_suites), len(hello.compression_methods))
-        head = _HEAD.pack(slot, salt, hello.random, hello.version, *lengths)
-        mac = key.copy()
-        mac.update(head + place + hello.cipher_suites + hello.compression_methods)
-        return mac.finalize()[:MAC_LENGTH]

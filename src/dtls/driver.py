@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import select
 import socket
 import threading
 from collections import deque
@@ -20,7 +21,7 @@ from .connection import ConnectionState
 from .errors import SSLError, SSLWantReadError, SSLZeroReturnError
 from .events import AlertReceived, DataReceived, Event, HandshakeFailed
 from .gate import begins_client_hello
-from .kernel import LARGEST_DATAGRAM, MAX_READS, lead_nowhere, now, same_address
+from .kernel import CAN_POLL, LARGEST_DATAGRAM, MAX_READS, lead_nowhere, now, same_address
 from .runs import RunReader
 from .sending import LOOK_AGAIN, LOST_ON_THE_WAY, Sender, deadline_of
 from .wire import ContentType
@@ -90,7 +91,8 @@ class Driver(Sender):
     def handshake(self, timeout: float | None) -> None:
         """Complete the handshake. Raises its error, :class:`SSLWantReadError` or :class:`SSLTimeoutError`."""
         deadline = deadline_of(timeout)
-        while True:
+        waits_by_poll = timeout != 0 and CAN_POLL and self._wait_elsewhere is None
+        while not (waits_by_poll and self._complete_by_poll(deadline)):
             self.advance()
             with self._lock:
                 if self.error is not None:
@@ -101,6 +103,57 @@ class Driver(Sender):
                     return
             refused = self.statistics["refused_by_icmp"]  # once, which is not enough to believe it
             self._wait(deadline, timeout, _NO_LISTENER if refused else "the handshake timed out")
+
+    def _complete_by_poll(self, deadline: float) -> bool:
+        """Complete the handshake, if nothing is to be done but to take in the peer's datagrams; whether it is complete.
+
+        That is what nearly every handshake comes to. Each is waited for before the socket is read.
+        """
+        with self._lock:
+            seconds = self._seconds_to_datagram(deadline)
+        poll = select.poll()
+        while seconds:
+            try:
+                poll.register(self.sock.fileno(), select.POLLIN)
+                ready = poll.poll(math.ceil(seconds * 1000))
+            except BaseException:
+                with self._lock:
+                    self._done_waiting()
+                raise
+            with self._lock:
+                self._waiting -= 1
+                if self._closed:
+                    self._close_if_unused()
+                    return False
+                datagram = self._read() if ready else None
+                if datagram is None:
+                    return False
+                self._deliver(datagram)
+                if self.connection.state is _ESTABLISHED:
+                    return self.error is None and not self._diverted
+                seconds = self._seconds_to_datagram(deadline)
+        return False
+
+    def _seconds_to_datagram(self, deadline: float) -> float:
+        """How long to wait for the next datagram of a handshake, to be counted out then; 0 if there is more to do."""
+        connection = self.connection
+        if (
+            connection.state is not _HANDSHAKING
+            or self._closed
+            or self.error is not None
+            or self._unsent
+            or self._diverted
+        ):
+            return 0.0
+        began = now()
+        until = min(deadline, began + LOOK_AGAIN)
+        at = connection.next_timeout()
+        if at is not None and at < until:
+            until = at
+        if until <= began:
+            return 0.0
+        self._waiting += 1
+        return until - began
 
     def receive(self, timeout: float | None) -> bytes | None:
         """The next message; ``None`` when the peer has closed. Raises what ended the association otherwise."""
@@ -445,7 +498,8 @@ class Driver(Sender):
         if isinstance(found, bytes):
             self.messages.append(found)
         else:
-            self._note(found)
+            if found:
+                self._note(found)
             if self._runs is not None and self.connection.state is not _ESTABLISHED:
                 self._stop_reading_runs()  # before the peer is answered
             self._flush_quietly()
@@ -471,7 +525,9 @@ class Driver(Sender):
                 if self.error is not None:
                     return None
             else:
-                if address == self._peer and not self.shares and datagram[:1] != _PLAINTEXT_HANDSHAKE:
+                if address == self._peer and (
+                    self._keeps_plaintext or not (self.shares or datagram[:1] == _PLAINTEXT_HANDSHAKE)
+                ):
                     return datagram  # nearly every datagram in an association's life
                 if self._is_ours(datagram, address):
                     return datagram

@@ -59,15 +59,17 @@ class Verdict(NamedTuple):
 
 _NOTHING = Verdict()
 _MESSAGE_TYPE_AT = 13
+# Looked up once: an attribute of an enumeration's class is slow to get on some Pythons.
+_HANDSHAKE, _CLIENT_HELLO = ContentType.HANDSHAKE, HandshakeType.CLIENT_HELLO
 
 
 def begins_client_hello(datagram: bytes) -> bool:
     """Whether a datagram begins with (a fragment of) a plaintext ClientHello."""
     return (
         len(datagram) > _MESSAGE_TYPE_AT
-        and datagram[0] == ContentType.HANDSHAKE
+        and datagram[0] == _HANDSHAKE
         and is_plaintext(datagram)
-        and datagram[_MESSAGE_TYPE_AT] == HandshakeType.CLIENT_HELLO
+        and datagram[_MESSAGE_TYPE_AT] == _CLIENT_HELLO
     )
 
 
@@ -105,7 +107,7 @@ class Gate:
         if trouble is not None:
             self.statistics[f"dropped_{trouble}"] += 1
         for record in records:
-            if record.epoch or record.content_type != ContentType.HANDSHAKE:
+            if record.epoch or record.content_type != _HANDSHAKE:
                 self.statistics["dropped_no_association"] += 1
                 continue
             try:
@@ -132,20 +134,20 @@ class Gate:
         hello = parse_client_hello_untrusted(body)
         if record_number > MAX_FIRST_RECORD:
             raise WireError("wild_record_number")
-        proved = False
-        if self._cookies is not None:
-            proved = bool(hello.cookie) and self._cookies.verify(address, hello, now)
+        cookies, proved = self._cookies, False
+        if cookies is not None:
+            proved = bool(hello.cookie) and cookies.verify(address, hello, now)
             if not proved:
                 if hello.cookie:
                     self.statistics["cookies_refused"] += 1
                 self.statistics["cookies_sent"] += 1
-                cookie = self._cookies.generate(address, hello, now)
-                return Verdict(answer=build_hello_verify_request(cookie, record_number))
+                cookie = cookies.generate(address, hello, now)
+                return Verdict(build_hello_verify_request(cookie, record_number))
             self.statistics["cookies_accepted"] += 1
         elif sequence:
             raise WireError("wild_message_seq")
-        message = Message(HandshakeType.CLIENT_HELLO, sequence, body)
-        return Verdict(hello=ReceivedClientHello(message, record_number, version, proved), offer=hello)
+        message = Message(_CLIENT_HELLO, sequence, body)
+        return Verdict(None, ReceivedClientHello(message, record_number, version, proved), hello)
 
     def _reassemble(self, fragment: HandshakeFragment, address: Hashable) -> bytes | None:
         if len(fragment.body) == fragment.length:
@@ -172,7 +174,7 @@ class Gate:
 
 def _check_untrusted(message_type: int, sequence: int, length: int) -> None:
     """Raises :class:`WireError` for a message, or a part of one, that no association can begin with."""
-    if message_type != HandshakeType.CLIENT_HELLO:
+    if message_type != _CLIENT_HELLO:
         raise WireError("no_association")
     if sequence > 1:
         # The handshake goes on at message_seq 1, so that a cookie comes with 0 or 1.

@@ -20,26 +20,28 @@ DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 """For a single call not to wait, whatever mode the socket is in; 0 where there is no such thing (Windows)."""
 
 now = time.monotonic
+CAN_POLL = hasattr(select, "poll")
 
 
 def wait_until_ready(
     descriptor: int, *, writable: bool, until: float, also_readable: Sequence[int] = ()
-) -> None:
-    """Wait until a descriptor is readable (or writable, if asked for), or the time ``until`` has come.
+) -> bool:
+    """Wait until a descriptor is readable (or writable, if asked for), or the time ``until`` has come: whether it is.
 
     ``also_readable`` are further descriptors, to be readable.
     """
     seconds = until - now()
-    if hasattr(select, "poll"):
+    if CAN_POLL:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN | (select.POLLOUT if writable else 0))
         for other in also_readable:
             poll.register(other, select.POLLIN)
         # Rounded up: a wait that ends a millisecond early would be a busy loop.
-        poll.poll(None if seconds == math.inf else max(0, math.ceil(seconds * 1000)))
-    else:  # pragma: no cover - Windows
-        readers, writers = [descriptor, *also_readable], [descriptor] if writable else []
-        select.select(readers, writers, writers, None if seconds == math.inf else max(0.0, seconds))
+        return bool(poll.poll(None if seconds == math.inf else max(0, math.ceil(seconds * 1000))))
+    readers = [descriptor, *also_readable]  # pragma: no cover - Windows
+    writers = [descriptor] if writable else []  # pragma: no cover
+    limit = None if seconds == math.inf else max(0.0, seconds)  # pragma: no cover
+    return any(select.select(readers, writers, writers, limit))  # pragma: no cover
 
 
 def same_address(one: Any, other: Any) -> bool:

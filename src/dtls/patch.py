@@ -64,7 +64,7 @@ def _patch(ssl: Any) -> None:
     )
     patched.update({name: getattr(sslconnection, name) for name in _VERSIONS})
     patched.update({name: getattr(err, name) for name in err.__all__ if name.startswith("ERR_")})
-    patched["wrap_socket"] = _wrap_socket_for(ssl)
+    patched["wrap_socket"] = _wrap_socket_for(ssl, DatagramSSLSocket)
     patched["get_server_certificate"] = _get_server_certificate_for(ssl)
     _let_construct(ssl.SSLSocket, DatagramSSLSocket)
     ssl._PROTOCOL_NAMES = _Names(ssl._PROTOCOL_NAMES)  # noqa: SLF001 - get_protocol_name() looks there
@@ -105,7 +105,7 @@ def _let_construct(stream_class: Any, datagram_class: Any) -> None:
     stream_class.__init__ = construct
 
 
-def _wrap_socket_for(ssl: ModuleType) -> Callable[..., Any]:
+def _wrap_socket_for(ssl: ModuleType, datagram_class: Any) -> Callable[..., Any]:
     def wrap_socket(
         sock: socket.socket,
         keyfile: PathOrPEM | None = None,
@@ -126,9 +126,7 @@ def _wrap_socket_for(ssl: ModuleType) -> Callable[..., Any]:
         when it is connected or begins to listen; ``certfile`` alone stands for both files.
         """
         if sslconnection.is_datagram_socket(sock):
-            from .pydtls.sslsocket import DatagramSSLSocket  # noqa: PLC0415 - it needs the ssl module
-
-            return DatagramSSLSocket(
+            return datagram_class(
                 sock,
                 keyfile,
                 certfile,

@@ -58,7 +58,8 @@ class Sender(abc.ABC):
         sock.setblocking(False)
         self.sock = sock
         self.connection = connection
-        self.statistics: Counter[str] = Counter()
+        # Empty: its constructor takes long to put nothing in.
+        self.statistics: Counter[str] = Counter.__new__(Counter)
         self.error: SSLError | None = None
         """What ended the association, if it did not end by close_notify."""
         self._wait_elsewhere = wait

@@ -84,6 +84,7 @@ DTLS_OPENSSL_VERSION_NUMBER: int
 
 ALERT_PATIENCE = 3.0
 """Seconds for which an ICMP refusal in a handshake is passed over when an alert came that is not believed yet."""
+_DATAGRAM = int(socket.SOCK_DGRAM)
 _SHUTDOWN_IN_HANDSHAKE = 0x14000197  # SSL_R_SHUTDOWN_WHILE_IN_INIT
 
 logger = logging.getLogger("dtls")
@@ -167,12 +168,14 @@ class SSLConnection:
         self._do_handshake_on_connect = do_handshake_on_connect
         self._suppress_ragged_eofs = suppress_ragged_eofs
         self._configure = configure
-        self._listens = False
-        self._reception: Reception | None = None
-        self._arrival: Arrival | None = None
         self._driver = driver
-        self._established = False
-        self._refused_at: float | None = None
+
+    # Until something else is known.
+    _listens = False
+    _reception: Reception | None = None
+    _arrival: Arrival | None = None
+    _established = False
+    _refused_at: float | None = None
 
     def _admit(self, arrival: Arrival) -> Self | None:
         """The connection with a peer that has proved its address; ``None`` if it was accepted before."""
@@ -252,12 +255,9 @@ class SSLConnection:
 
     def _begin(self, peer: Any) -> None:
         try:
-            settings = configured(self._configure, self._sock.family)
+            mtu, timer = configured(self._configure, self._sock)
             connection = self._context.connection(
-                now(),
-                peer_address=peer if self._context.server_side else None,
-                mtu=settings.mtu,
-                timer=settings.timer,
+                now(), peer_address=peer if self._context.server_side else None, mtu=mtu, timer=timer
             )
         except TRANSLATED as error:
             raise translate(error, ERR_HANDSHAKE_TIMEOUT, "SSL_new", ssl_error=SSL_ERROR_NONE) from error
@@ -485,7 +485,9 @@ class SSLConnection:
 
 def is_datagram_socket(sock: Any) -> bool:
     """Whether ``sock`` is a datagram socket."""
-    return bool(getattr(sock, "type", None) == socket.SOCK_DGRAM)
+    if type(sock) is socket.socket:
+        return super(socket.socket, sock).type == _DATAGRAM  # which makes no member of an enumeration of it
+    return bool(getattr(sock, "type", None) == _DATAGRAM)
 
 
 def peer_of(sock: socket.socket) -> Any:

@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from .kernel import LARGEST_DATAGRAM, now, wait_until_ready
+from .kernel import CAN_POLL, LARGEST_DATAGRAM, now, wait_until_ready
 
 _IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)  # Linux's number; Python names it since 3.14 only
 _IPV4_PACKET_INFO = struct.Struct("=i4s4s")
@@ -34,13 +34,6 @@ class Origin(NamedTuple):
     def __repr__(self) -> str:
         """As a tuple has it: cookies are made of it, and this takes a fraction of the time."""
         return tuple.__repr__(self)
-
-
-class Taken(NamedTuple):
-    """A datagram of a listening socket; an empty one in its place if it was of an accepted peer, which has it now."""
-
-    datagram: bytes
-    origin: Origin
 
 
 class Listener:
@@ -74,18 +67,24 @@ class Listener:
             self.sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         return True
 
-    def receive(self) -> tuple[bytes, Origin] | None:
-        """The next datagram, if there is one."""
+    def receive(self, through: socket.socket | None = None) -> tuple[bytes, Origin] | None:
+        """The next datagram, if there is one.
+
+        :param through: another object for the same socket, whose timeout is to count.
+        """
+        sock = self.sock if through is None else through
         while True:
             try:
                 if not self.reports_local:
-                    datagram, address = self.sock.recvfrom(LARGEST_DATAGRAM)
+                    datagram, address = sock.recvfrom(LARGEST_DATAGRAM)
                     return datagram, Origin(address)
-                datagram, control, _, address = self.sock.recvmsg(LARGEST_DATAGRAM, _CONTROL_SPACE)
+                datagram, control, _, address = sock.recvmsg(LARGEST_DATAGRAM, _CONTROL_SPACE)
                 return datagram, Origin(address, local_address(control))
             except (BlockingIOError, InterruptedError):
                 return None
             except OSError as error:
+                if through is not None and isinstance(error, TimeoutError):
+                    return None
                 # Errors of earlier datagrams; a closed socket is for the caller.
                 if error.errno in (errno.EBADF, errno.ENOTSOCK):
                     raise
@@ -139,6 +138,11 @@ class Listener:
 
     def _strays(self, sock: socket.socket) -> list[tuple[bytes, Any]]:
         strays: list[tuple[bytes, Any]] = []
+        if CAN_POLL:
+            poll = select.poll()
+            poll.register(sock.fileno(), select.POLLIN)
+            if not poll.poll(0):  # as nearly always
+                return strays
         while len(strays) < MAX_STRAYS:
             try:
                 strays.append(sock.recvfrom(LARGEST_DATAGRAM))

@@ -6,13 +6,15 @@ another. What arrives between binding a socket and connecting it, from whoever, 
 
 from __future__ import annotations
 
+import functools
+import math
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
 from dtls.driver import Driver
 from dtls.kernel import wait_until_ready
 from dtls.pydtls.borrowed import BorrowedSocket
-from dtls.udp import Listener, Origin, Taken
+from dtls.udp import Listener, Origin
 
 if TYPE_CHECKING:
     import socket
@@ -30,28 +32,31 @@ class UDPDemux:
         self._receive = receive
         self._listener = Listener(cast("socket.socket", sock))  # it has the methods that are called
         self.statistics: Counter[str] = self._listener.statistics
-        self._drivers: weakref.WeakValueDictionary[Origin, Driver] = weakref.WeakValueDictionary()
+        self._drivers: _Drivers = {}
         self.send = self._listener.send
-
-    def wait(self, until: float) -> None:
-        """Wait until something has arrived at the listening socket, or the time ``until`` has come."""
-        wait_until_ready(self._sock.fileno(), writable=False, until=until)
 
     def wake(self) -> None:
         """Nothing: what is found in a peer's socket, and would interest whoever waits here, is soon repeated."""
 
-    def take(self) -> Taken | None:
-        """The next datagram of the listening socket, if there is one."""
-        received = self._listener.receive()
-        if received is None:
-            return None
-        datagram, origin = received
-        return Taken(b"" if self.forward(datagram, origin) else datagram, origin)
+    def take(self, until: float) -> tuple[bytes, Origin] | None:
+        """The next datagram of the listening socket, which is waited for until the time ``until`` has come at most.
+
+        It is empty if it was of an accepted peer, which has it now. Before the time has come, there may be none
+        because another thread was faster.
+        """
+        received = None
+        if until == math.inf:  # as of a socket without a timeout, which waits by itself
+            received = self._listener.receive(through=self._sock.sock)
+        if received is None and wait_until_ready(self._sock.fileno(), writable=False, until=until):
+            received = self._listener.receive()
+        if received is not None and received[1] in self._drivers and self.forward(*received):
+            return b"", received[1]
+        return received
 
     def forward(self, datagram: bytes, origin: Origin) -> bool:
         """Whether the datagram is of an accepted peer, which has it now: it came before its socket was connected."""
-        driver = self._drivers.get(origin)
-        if driver is None or _is_closed(driver):
+        driver = _open_driver(self._drivers, origin)
+        if driver is None:
             return False
         driver.deliver(datagram)
         return True
@@ -72,34 +77,53 @@ class UDPDemux:
 
     def drive(self, sock: socket.socket, connection: Connection, origin: Origin) -> Driver:
         """Let an association run on the socket of :meth:`get_connection`."""
+        # The listening socket shall not live as long as its peers.
+        drivers = self._drivers
         driver = Driver(
             cast("socket.socket", BorrowedSocket(sock)),
             connection,
             peer=origin.address,
-            divert=self._divert_from(origin),
+            divert=functools.partial(_divert, drivers, self._receive, origin.local),
             keeps_plaintext=True,
         )
-        self._drivers[origin] = driver
+
+        def forget(gone: weakref.ref[Driver]) -> None:
+            # Whichever thread collects garbage comes here, at any time: a lock might be its own already.
+            found = drivers.pop(origin, None)
+            if found is not None and found is not gone:
+                drivers.setdefault(origin, found)
+
+        drivers[origin] = weakref.ref(driver, forget)
         return driver
 
-    def _divert_from(self, origin: Origin) -> Callable[[bytes, Any], None]:
-        """What is to be done with datagrams of others that are found in a peer's socket later."""
-        drivers, receive = (
-            self._drivers,
-            self._receive,
-        )  # the listening socket shall not live as long as its peers
 
-        def divert(datagram: bytes, address: Any) -> None:
-            stranger = Origin(address, origin.local)
-            driver = drivers.get(stranger)
-            if driver is None or _is_closed(driver):
-                receive(datagram, stranger)
-            else:
-                driver.deliver(datagram)
-
-        return divert
+_Drivers = dict[Origin, "weakref.ref[Driver]"]
+"""The associations of accepted peers, as long as somebody else holds them."""
 
 
-def _is_closed(driver: Driver) -> bool:
-    """Whether the user has closed the socket, though somebody still holds the association: an error, perhaps."""
-    return cast("BorrowedSocket", driver.sock).sock.fileno() < 0
+def _open_driver(drivers: _Drivers, origin: Origin) -> Driver | None:
+    """The association of a peer, whose socket has not been closed.
+
+    The user may have closed it, though somebody still holds the association: an error, perhaps.
+    """
+    reference = drivers.get(origin)
+    driver = None if reference is None else reference()
+    if driver is None or cast("BorrowedSocket", driver.sock).sock.fileno() < 0:
+        return None
+    return driver
+
+
+def _divert(
+    drivers: _Drivers,
+    receive: Callable[[bytes, Origin], object],
+    local: tuple[bytes, int] | None,
+    datagram: bytes,
+    address: Any,
+) -> None:
+    """Take a datagram of somebody else, that was found in a peer's socket, to where it belongs."""
+    stranger = Origin(address, local)
+    driver = _open_driver(drivers, stranger)
+    if driver is None:
+        receive(datagram, stranger)
+    else:
+        driver.deliver(datagram)

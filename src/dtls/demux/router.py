@@ -23,7 +23,7 @@ from dtls.errors import AssociationReplaced
 from dtls.gate import begins_client_hello, is_plaintext
 from dtls.kernel import MAX_READS, now, wait_until_ready
 from dtls.pydtls.borrowed import BorrowedSocket, borrow
-from dtls.udp import Listener, Origin, Taken
+from dtls.udp import Listener, Origin
 
 from .routed import BELL_SIZE, LOOPBACK, RoutedSocket
 
@@ -218,15 +218,23 @@ class UDPDemux:
         """Send to a peer. Raises what the kernel says, :exc:`BlockingIOError` if there is no room."""
         self._active_root().transmit(datagram, origin)
 
-    def take(self) -> Taken | None:
-        """The next datagram of the listening socket, if there is one, or was one which somebody else has taken."""
+    def take(self, until: float) -> tuple[bytes, Origin] | None:
+        """The next datagram of the listening socket; an empty one if it was of an accepted peer, which has it now.
+
+        If there is none, it is waited for until the time ``until`` has come at most, or :meth:`wake` is called:
+        ``None`` then, it is to be called again. An empty one is also what somebody else has taken.
+        """
         with self._order:
             taken_by_others, self._taken_by_others = self._taken_by_others, False
             received = self._listener.receive()
-            if received is None:
-                return Taken(b"", _NOWHERE) if taken_by_others else None
-            datagram, origin = received
-            return Taken(b"" if self.forward(datagram, origin) else datagram, origin)
+            if received is not None:
+                datagram, origin = received
+                return b"" if self.forward(datagram, origin) else datagram, origin
+        if taken_by_others:
+            return b"", _NOWHERE
+        if until > now():
+            self._wait(until)
+        return None
 
     def forward(self, datagram: bytes, origin: Origin) -> bool:
         """Whether the datagram is of an accepted peer, whose socket has it now."""
@@ -297,7 +305,7 @@ class UDPDemux:
 
     # --- waiting -------------------------------------------------------------------------------------------------
 
-    def wait(self, until: float) -> None:
+    def _wait(self, until: float) -> None:
         """Wait for the listening socket, for :meth:`wake`, or until the time ``until`` has come. For ``accept``."""
         with self._lock:
             self._accepting += 1
@@ -317,7 +325,7 @@ class UDPDemux:
                 self._close_what_is_not_needed()
 
     def wake(self) -> None:
-        """Let whoever waits in :meth:`wait` look again."""
+        """Let whoever waits in :meth:`take` look again."""
         forwarder = self._forwarder
         if self._accepting and forwarder is not None:
             with contextlib.suppress(OSError):

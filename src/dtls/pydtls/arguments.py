@@ -31,6 +31,10 @@ PROTOCOL_DTLS = 259
 
 HANDSHAKE_TIMEOUT = 483.0
 """Seconds. After twelve unanswered repeats, so long in all, OpenSSL used to give a handshake up."""
+_READING = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+_AT_A_TIME = 65_536
+"""Bytes: more than a file of certificates mostly has."""
+_1_0, _1_2 = DTLSVersion.DTLSv1, DTLSVersion.DTLSv1_2
 _UNAUTHENTICATED_OR_UNENCRYPTED = ("NULL", "ADH", "AECDH")
 
 
@@ -54,7 +58,7 @@ def make_context(
     versions = protocol_versions(ssl_version, server_side=server_side)
     try:
         anchors = _contents(ca_certs) if ca_certs else None
-        settings = server_side, VerifyMode(cert_reqs or CERT_NONE), versions, anchors, ciphers
+        settings = server_side, cert_reqs or CERT_NONE, versions, anchors, ciphers
         if not (server_side or certfile or to_be_changed):
             return _shared_context(*settings)
         context = _context(*settings)
@@ -73,14 +77,14 @@ def make_context(
 
 def _context(
     server_side: bool,
-    verify_mode: VerifyMode,
+    cert_reqs: int,
     versions: tuple[DTLSVersion, DTLSVersion],
     anchors: bytes | None,
     ciphers: str | None,
 ) -> Context:
     context = Context(PROTOCOL_DTLS_SERVER if server_side else PROTOCOL_DTLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = verify_mode
+    context.verify_mode = VerifyMode(cert_reqs)
     context.limits_messages_to_mtu = False
     context.sends_ca_names = False
     context.session_tickets = False
@@ -90,7 +94,7 @@ def _context(
     if anchors is not None:
         context.load_verify_locations(cadata=anchors)
     try:
-        context.set_ciphers(cipher_string(ciphers, with_dtls_1_0=versions[0] is DTLSVersion.DTLSv1))
+        context.set_ciphers(cipher_string(ciphers, with_dtls_1_0=versions[0] is _1_0))
     except SSLError as error:
         raise PackageError(ERR_NO_CIPHER, error) from None
     return context
@@ -102,10 +106,10 @@ _shared_context = functools.lru_cache(maxsize=16)(_context)
 def protocol_versions(ssl_version: int, *, server_side: bool) -> tuple[DTLSVersion, DTLSVersion]:
     """The oldest and the newest version. A client that may speak any is one for DTLS 1.2; other numbers mean any."""
     if ssl_version == PROTOCOL_DTLSv1:
-        return DTLSVersion.DTLSv1, DTLSVersion.DTLSv1
+        return _1_0, _1_0
     if ssl_version == PROTOCOL_DTLSv1_2 or not server_side:
-        return DTLSVersion.DTLSv1_2, DTLSVersion.DTLSv1_2
-    return DTLSVersion.DTLSv1, DTLSVersion.DTLSv1_2
+        return _1_2, _1_2
+    return _1_0, _1_2
 
 
 def cipher_string(ciphers: str | None, *, with_dtls_1_0: bool) -> str:
@@ -127,12 +131,19 @@ def cipher_string(ciphers: str | None, *, with_dtls_1_0: bool) -> str:
 
 
 def _contents(source: PathOrPEM) -> bytes:
-    where = _source(source)
+    where = source if type(source) is str else _source(source)
     if isinstance(where, bytes):
         return where
-    # Read at once, so that no buffer is needed. A path is nothing but that here.
-    with open(where, "rb", buffering=0) as file:  # noqa: PTH123
-        return file.readall()
+    # Every client reads this file, and the objects that open() makes take longer than that.
+    descriptor = os.open(where, _READING)
+    try:
+        contents = part = os.read(descriptor, _AT_A_TIME)
+        while part:
+            part = os.read(descriptor, _AT_A_TIME)
+            contents += part
+    finally:
+        os.close(descriptor)
+    return contents
 
 
 def _source(source: PathOrPEM) -> str | bytes:

@@ -18,18 +18,15 @@ from dtls.kernel import DONT_WAIT
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
-    from typing import TypeVar
 
     from dtls.driver import Driver
-
-    _Result = TypeVar("_Result")
 
 
 class BorrowedSocket:
     """The methods of ``sock`` that a driver or a listener calls, each as if the socket were non-blocking.
 
     It owns nothing: ``sock`` is closed by its owner. That ICMP refuses our datagrams is raised by what receives, as
-    :class:`~dtls.err.PortUnreachable`, or waits to be asked for by :meth:`take_refusal` if it was noticed in sending.
+    :class:`~dtls.err.PortUnreachable`, or waits in :attr:`refused` until then if it was noticed in sending.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -77,22 +74,48 @@ class BorrowedSocket:
 
     def recv(self, size: int) -> bytes:
         """One datagram. Raises :exc:`BlockingIOError` if there is none."""
-        return self._receive(self.sock.recv, size, DONT_WAIT)
+        sock = self.sock
+        if self.refused or not DONT_WAIT or sock.gettimeout():
+            self._prepare_to_receive()
+        try:
+            return sock.recv(size, DONT_WAIT)
+        except TimeoutError:  # ready a moment ago, and somebody else took it
+            raise BlockingIOError from None
+        except ConnectionRefusedError:
+            raise PortUnreachable from None
 
     def recvfrom(self, size: int) -> tuple[bytes, Any]:
         """One datagram and where it came from. Raises :exc:`BlockingIOError` if there is none."""
-        return self._receive(self.sock.recvfrom, size, DONT_WAIT)
+        sock = self.sock
+        if self.refused or not DONT_WAIT or sock.gettimeout():
+            self._prepare_to_receive()
+        try:
+            return sock.recvfrom(size, DONT_WAIT)
+        except TimeoutError:
+            raise BlockingIOError from None
+        except ConnectionRefusedError:
+            raise PortUnreachable from None
 
     def recvmsg(self, size: int, control: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
         """One datagram with what the kernel says of it. Raises :exc:`BlockingIOError` if there is none."""
-        return self._receive(self.sock.recvmsg, size, control, DONT_WAIT)
+        sock = self.sock
+        if self.refused or not DONT_WAIT or sock.gettimeout():
+            self._prepare_to_receive()
+        try:
+            return sock.recvmsg(size, control, DONT_WAIT)
+        except TimeoutError:
+            raise BlockingIOError from None
+        except ConnectionRefusedError:
+            raise PortUnreachable from None
 
     def send(self, datagram: bytes) -> int:
         """Send to the connected peer. Raises :exc:`BlockingIOError` if there is no room."""
-        self._await_room()
+        sock = self.sock
+        if not DONT_WAIT or sock.gettimeout():
+            self._prepare_to_send()
         for _ in range(2):
             try:
-                return self.sock.send(datagram, DONT_WAIT)
+                return sock.send(datagram, DONT_WAIT)
             except TimeoutError:
                 raise BlockingIOError from None
             except ConnectionRefusedError:
@@ -102,40 +125,31 @@ class BorrowedSocket:
 
     def sendto(self, datagram: bytes, address: Any) -> int:
         """Send to ``address``. Raises :exc:`BlockingIOError` if there is no room."""
-        self._await_room()
+        if not DONT_WAIT or self.sock.gettimeout():
+            self._prepare_to_send()
         return self.sock.sendto(datagram, DONT_WAIT, address)
 
     def sendmsg(
         self, buffers: Sequence[bytes], control: Sequence[tuple[int, int, bytes]], flags: int, address: Any
     ) -> int:
         """Send to ``address``, from an own address of choice. Raises :exc:`BlockingIOError` if there is no room."""
-        self._await_room()
+        if not DONT_WAIT or self.sock.gettimeout():
+            self._prepare_to_send()
         return self.sock.sendmsg(buffers, control, flags | DONT_WAIT, address)
 
-    def take_refusal(self) -> bool:
-        """Whether ICMP has refused a datagram since this was asked last."""
-        refused, self.refused = self.refused, False
-        return refused
+    # A socket with a timeout is waited for by Python itself, before any call: MSG_DONTWAIT, where there is such a
+    # thing, does not do there. Of nearly all sockets there is nothing to be asked before.
 
-    def _receive(self, receive: Callable[..., _Result], *arguments: int) -> _Result:
-        if self.take_refusal():
+    def _prepare_to_receive(self) -> None:
+        if self.refused:
+            self.refused = False
             raise PortUnreachable
-        if not self._never_waits() and not self._is_ready(writable=False):
-            raise BlockingIOError
-        try:
-            return receive(*arguments)
-        except TimeoutError:  # ready a moment ago, and somebody else took it
-            raise BlockingIOError from None
-        except ConnectionRefusedError:
-            raise PortUnreachable from None
-
-    def _await_room(self) -> None:
-        if not self._never_waits() and not self._is_ready(writable=True):
+        if not self._is_ready(writable=False):
             raise BlockingIOError
 
-    def _never_waits(self) -> bool:
-        """Whether MSG_DONTWAIT does all. A socket with a timeout is waited for by Python itself, before any call."""
-        return bool(DONT_WAIT) and not self.sock.gettimeout()
+    def _prepare_to_send(self) -> None:
+        if not self._is_ready(writable=True):
+            raise BlockingIOError
 
     def _is_ready(self, *, writable: bool) -> bool:
         descriptor = self.fileno()

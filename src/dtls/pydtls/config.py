@@ -198,12 +198,15 @@ class SSL:
         return None if self._timer_callback is None else CallbackTimer(self, self._timer_callback)
 
 
-def configured(configure: Callable[[SSL], object] | None, family: int) -> SSL:
-    """The settings for a new association, which the user's callback has made."""
-    settings = SSL(family)
-    if configure is not None:
-        configure(settings)
-    return settings
+def configured(
+    configure: Callable[[SSL], object] | None, sock: socket.socket
+) -> tuple[int | None, RetransmissionTimer | None]:
+    """The MTU and the timer of a new association, if the user's callback has set them."""
+    if configure is None:
+        return None, None
+    settings = SSL(sock.family)
+    configure(settings)
+    return settings.mtu, settings.timer
 
 
 class CallbackTimer(RetransmissionTimer):

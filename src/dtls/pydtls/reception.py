@@ -75,23 +75,25 @@ class Reception:
 
     def wait(self, timeout: float | None) -> Arrival | None:
         """The next peer; ``None`` when ``timeout`` seconds have passed, or what came was not worth waiting on."""
-        limit = math.inf if timeout is None else now() + timeout
-        until = limit
+        limit = until = math.inf if timeout is None else now() + timeout
         reads = 0
         while True:
-            arrival = self._next_arrival()
-            if arrival is not None:
+            arrival = self._next_arrival() if self._proved else None
+            if arrival is not None or reads >= MAX_READS:
                 return arrival
-            taken = self._demux.take() if reads < MAX_READS else None
+            taken = self._demux.take(until)
             if taken is not None:
                 reads += 1
-                expecting = bool(taken.datagram) and self._judge(*taken)
+                datagram, origin = taken
+                found = self._examine(datagram, origin) if datagram else False
+                if type(found) is Arrival:
+                    if not self._proved:
+                        return found
+                    self._queue(found)
                 # After junk the caller may have better to do; after a cookie was sent, it will soon be back.
-                until = min(limit, now() + HELLO_PATIENCE) if expecting else now()
-            elif timeout == 0 or reads >= MAX_READS or now() >= until:
+                until = min(limit, now() + HELLO_PATIENCE) if found else now()
+            elif now() >= until:
                 return None
-            else:
-                self._demux.wait(until)
 
     def _next_arrival(self) -> Arrival | None:
         with self._lock:
@@ -115,10 +117,8 @@ class Reception:
             self._forget(arrival)
             raise
         try:
-            settings = configured(self._configure, sock.family)
-            connection = self._context.connection(
-                now(), client_hello=arrival.hello, mtu=settings.mtu, timer=settings.timer
-            )
+            mtu, timer = configured(self._configure, sock)
+            connection = self._context.connection(now(), client_hello=arrival.hello, mtu=mtu, timer=timer)
             driver = self._demux.drive(sock, connection, origin)
         except BaseException:
             sock.close()
@@ -142,9 +142,10 @@ class Reception:
             if len(self._admitted) > MAX_REMEMBERED:
                 del self._admitted[next(iter(self._admitted))]
             # It may have been repeated, and read by another thread, since it was taken from the queue.
-            for repeat in [one for one in self._proved if (one.origin, one.random) == handshake]:
-                self._proved.remove(repeat)
-                self.statistics["dropped_repeated_hello"] += 1
+            if self._proved:
+                for repeat in [one for one in self._proved if (one.origin, one.random) == handshake]:
+                    self._proved.remove(repeat)
+                    self.statistics["dropped_repeated_hello"] += 1
         return True
 
     def _forget(self, arrival: Arrival) -> None:
@@ -161,29 +162,39 @@ class Reception:
         if self._proved:
             self._demux.wake()
 
-    def _judge(self, datagram: bytes, origin: Origin) -> bool:
-        """Whether more is to be expected of whoever sent this."""
+    def _judge(self, datagram: bytes, origin: Origin) -> None:
+        """Answer a datagram, or queue the peer that has proved its address by it."""
+        found = self._examine(datagram, origin)
+        if type(found) is Arrival:
+            self._queue(found)
+
+    def _examine(self, datagram: bytes, origin: Origin) -> Arrival | bool:
+        """Answer a datagram: whether more is to be expected of whoever sent it, or who has proved its address by it."""
         with self._lock:
-            verdict = self._gate.judge_untrusted(datagram, origin, now())
-        if verdict.answer is not None:
-            self._demux.send(verdict.answer, origin)
+            answer, hello, offer = self._gate.judge_untrusted(datagram, origin, now())
+        if answer is not None:
+            self._demux.send(answer, origin)
             return True
-        if verdict.hello is None or verdict.offer is None:
+        if hello is None or offer is None:
             return False
-        if not self._speaks_our_version(verdict.offer):
+        if not self._speaks_our_version(offer):
             self.statistics["dropped_old_version"] += 1
             logger.info("the client at %s speaks too old a version of DTLS", origin.address)
             return False
+        if (origin, offer.random) in self._admitted:
+            # Perhaps it waited here while the association came and went. Nobody would answer.
+            self.statistics["dropped_repeated_hello"] += 1
+            return False
+        return Arrival(origin, hello, offer.random)
+
+    def _queue(self, arrival: Arrival) -> None:
         with self._lock:
-            if (origin, verdict.random) in self._admitted:
-                # Perhaps it waited here while the association came and went. Nobody would answer.
+            if (arrival.origin, arrival.random) in self._admitted:  # meanwhile
                 self.statistics["dropped_repeated_hello"] += 1
-                return False
-            waiting = [arrival for arrival in self._proved if arrival.origin == origin]
-            for arrival in waiting:  # it repeats itself
-                self._proved.remove(arrival)
-            self._proved.append(Arrival(origin, verdict.hello, verdict.random))
-        return True
+                return
+            for repeated in [one for one in self._proved if one.origin == arrival.origin]:
+                self._proved.remove(repeated)
+            self._proved.append(arrival)
 
     def _speaks_our_version(self, hello: ClientHello) -> bool:
         """PyDTLS's servers for DTLS 1.2 alone leave clients for DTLS 1.0 without an answer."""

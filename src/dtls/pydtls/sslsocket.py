@@ -8,7 +8,6 @@ cycle, and no descriptor has two owners.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -314,8 +313,10 @@ class DatagramSSLSocket(ssl.SSLSocket):
     def _real_close(self, _ss: Any = None) -> None:
         self._connection = None
         self._listening = False
-        with contextlib.suppress(OSError):  # it promises not to raise, and the descriptor is gone in any case
+        try:  # noqa: SIM105 - every socket comes here, and this way is the shortest
             self._plain.close()
+        except OSError:  # it promises not to raise, and the descriptor is gone in any case
+            pass
 
     def _let_go(self) -> socket.socket:
         self._connection = None
@@ -507,8 +508,11 @@ def _moved(sock: socket.socket) -> socket.socket:
     if isinstance(sock, RoutedSocket):
         return sock.moved()
     timeout = sock.gettimeout()
-    moved = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-    moved.settimeout(timeout)
+    # The numbers of a socket are at hand; the members of enumerations that it gives for them are made each time.
+    numbers: Any = super(socket.socket, sock) if type(sock) is socket.socket else sock
+    moved = socket.socket(numbers.family, numbers.type, sock.proto, fileno=sock.detach())
+    if moved.gettimeout() != timeout:
+        moved.settimeout(timeout)
     return moved
 
 
