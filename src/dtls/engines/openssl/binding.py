@@ -13,7 +13,6 @@ OpenSSL's error queue belongs to the thread: every function that may fail clears
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
@@ -105,22 +104,24 @@ def new_buffer() -> Any:
     return ffi.from_buffer(bytearray(BUFFER_LENGTH))
 
 
-class Buffers(threading.local):
-    """The thread's buffers that everything read from OpenSSL passes through.
+_free_buffers: list[Any] = []
+"""The buffers that everything read from OpenSSL passes through, as far as they are nobody's just now.
 
-    One is taken from ``free``, or made, for the time from the read to the copy: in between, a signal's handler or a
-    finalizer may use another association, and must not find the same one.
-    """
+One is taken from here, or made, for the time from the read to the copy: in between, another thread, a signal's handler
+or a finalizer may use another association, and must not find the same one.
+"""
 
-    def __init__(self) -> None:
-        self.free = [new_buffer()]
-
-    def take(self) -> Any:
-        """One that is nobody's meanwhile; to be given back to ``free``."""
-        return self.free.pop() if self.free else new_buffer()
+free_buffer: Callable[[], Any] = _free_buffers.pop
+"""One of them. Raises :exc:`IndexError` if there is none."""
+give_back: Callable[[Any], None] = _free_buffers.append
 
 
-buffers = Buffers()
+def take_buffer() -> Any:
+    """One of them, or a new one."""
+    try:
+        return free_buffer()
+    except IndexError:
+        return new_buffer()
 
 
 class QueuedError(NamedTuple):
@@ -460,10 +461,10 @@ def shutdown(ssl: Handle) -> None:
 
 def read_all(bio: Handle) -> bytes:
     """Everything that waits in a memory BIO."""
-    output, pointer = b"", buffers.take()
+    output, pointer = b"", take_buffer()
     while (count := bio_read(bio, pointer, BUFFER_LENGTH)) > 0:
         output += unpack(pointer, count)
-    buffers.free.append(pointer)
+    give_back(pointer)
     return output
 
 
