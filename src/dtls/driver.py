@@ -23,7 +23,7 @@ from .events import AlertReceived, DataReceived, Event, HandshakeFailed
 from .gate import begins_client_hello
 from .kernel import CAN_POLL, LARGEST_DATAGRAM, MAX_READS, lead_nowhere, now, same_address
 from .runs import RunReader
-from .sending import LOOK_AGAIN, LOST_ON_THE_WAY, Sender, deadline_of
+from .sending import LOOK_AGAIN, LOST_ON_THE_WAY, Sender, deadline_of, release_if_taken
 from .wire import ContentType
 
 if TYPE_CHECKING:
@@ -239,6 +239,10 @@ class Driver(Sender):
         found = self.connection.unprotect(datagram, now())
         if type(found) is bytes and not self.messages:
             return found
+        return self._first_with(found)
+
+    def _first_with(self, found: bytes | list[Event]) -> bytes | None:
+        """The first message that waits when what a datagram brought has been taken in; ``None`` if there is none."""
         self._take_in(found)
         return self.messages.popleft() if self.messages and not self._diverted else None
 
@@ -284,11 +288,33 @@ class Driver(Sender):
         ``None`` if it gives something else, or there is more to do than to wait for this descriptor: then
         :meth:`receive` is to be called. Raises what ``receive`` raises.
         """
-        if self._wait_elsewhere is not None or not self._is_idle():
+        # Each message passes here, so what `_is_idle` and `_message_of_ours` do is written out.
+        connection, messages = self.connection, self.messages
+        if (
+            messages
+            or connection.state is not _ESTABLISHED
+            or self._unsent
+            or self._diverted
+            or self.shares
+            or self._closed
+            or self.error
+            or self._wait_elsewhere is not None
+        ):
             return None
         datagram = receive(LARGEST_DATAGRAM)
-        with self._lock:
-            return self._message_of_ours(datagram)
+        lock = self._lock
+        try:  # see `send_through`
+            lock.acquire()
+        except BaseException:
+            release_if_taken(lock)
+            raise
+        try:
+            found = connection.unprotect(datagram, now())
+            if type(found) is bytes and not messages:
+                return found
+            return self._first_with(found)
+        finally:
+            lock.release()
 
     def close_notify(self, timeout: float | None, *, patience: float) -> bool:
         """Say close_notify and wait for the peer's, ``patience`` seconds at most; whether it came.

@@ -13,7 +13,6 @@ OpenSSL's error queue belongs to the thread: every function that may fail clears
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
@@ -107,24 +106,24 @@ def new_buffer() -> Any:
     return ffi.from_buffer(bytearray(BUFFER_LENGTH))
 
 
-class Buffers(threading.local):
-    """The thread's buffers that everything read from OpenSSL passes through.
+_free_buffers: list[Any] = []
+"""The buffers that everything read from OpenSSL passes through, as far as they are nobody's just now.
 
-    One is taken from ``free``, or made, for the time from the read to the copy: in between, a signal's handler or a
-    finalizer may use another association, and must not find the same one.
-    """
+One is taken from here, or made, for the time from the read to the copy: in between, another thread, a signal's handler
+or a finalizer may use another association, and must not find the same one.
+"""
 
-    def __init__(self) -> None:
-        self.free = [new_buffer()]
-        self.address = ffi.gc(lib.BIO_ADDR_new(), lib.BIO_ADDR_free)
-        """Where ``DTLSv1_listen`` puts an address that nobody asks for."""
-
-    def take(self) -> Any:
-        """One that is nobody's meanwhile; to be given back to ``free``."""
-        return self.free.pop() if self.free else new_buffer()
+free_buffer: Callable[[], Any] = _free_buffers.pop
+"""One of them. Raises :exc:`IndexError` if there is none."""
+give_back: Callable[[Any], None] = _free_buffers.append
 
 
-buffers = Buffers()
+def take_buffer() -> Any:
+    """One of them, or a new one."""
+    try:
+        return free_buffer()
+    except IndexError:
+        return new_buffer()
 
 
 class QueuedError(NamedTuple):
@@ -426,10 +425,14 @@ def server_name(ssl: Handle) -> bytes | None:
     return None if name == ffi.NULL else bytes(ffi.string(name))
 
 
+_nobody = ffi.gc(require(lib.BIO_ADDR_new()), lib.BIO_ADDR_free)
+"""Where ``DTLSv1_listen`` says that it knows no address, whoever calls it."""
+
+
 def listen(ssl: Handle) -> bool:
     """Take the ClientHello with a cookie that waits in the incoming BIO; the handshake goes on at message_seq 1."""
     clear_errors()
-    return bool(lib.DTLSv1_listen(ssl, require(buffers.address)) == 1)
+    return bool(lib.DTLSv1_listen(ssl, _nobody) == 1)
 
 
 def handle_timeout(ssl: Handle) -> None:
@@ -464,11 +467,10 @@ def shutdown(ssl: Handle) -> None:
 
 def read_all(bio: Handle) -> bytes:
     """Everything that waits in a memory BIO."""
-    free = buffers.free
-    pointer = free.pop() if free else new_buffer()
+    pointer = take_buffer()
     count = bio_read(bio, pointer, BUFFER_LENGTH)
     output = unpack(pointer, count) if count > 0 else b""
-    free.append(pointer)
+    give_back(pointer)
     return output if count < BUFFER_LENGTH else output + read_all(bio)
 
 

@@ -45,13 +45,15 @@ from .binding import (
     bio_read,
     bio_write,
     clear_errors,
+    free_buffer,
     from_buffer,
+    give_back,
     new_buffer,
     ssl_read,
     ssl_write,
+    take_buffer,
     unpack,
 )
-from .binding import buffers as thread_buffers
 from .errors import X509_V_ERR_CERT_REJECTED, ssl_error, verification_error
 from .handshake import Handshake, shortest_protected_content
 from .negotiated import Negotiated
@@ -219,17 +221,19 @@ class OpenSSLConnection(Negotiated):
                     self._read_what_is_left(now)
                 self._interrupted = True
                 bio_write(self._incoming, datagram, length)
-                free = thread_buffers.free
-                pointer = free.pop() if free else new_buffer()
+                try:
+                    pointer = free_buffer()
+                except IndexError:
+                    pointer = new_buffer()
                 count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
                 self._interrupted = False
                 if count > 0:
                     message = unpack(pointer, count)
-                    free.append(pointer)
+                    give_back(pointer)
                     if self._flight.is_held:
                         self._flight.clear()
                     return message
-                free.append(pointer)
+                give_back(pointer)
                 return self._after_fruitless_read(count, now)
         if self._gate is not None:
             return self._ask_gate(self._gate, datagram, now)
@@ -270,10 +274,12 @@ class OpenSSLConnection(Negotiated):
         # The queue of errors is not cleared: nothing depends on what stands there but the words of an exception.
         if ssl_write(self._ssl, data, length) <= 0:
             raise ssl_error(binding.take_errors(), "OpenSSL did not take the message")
-        free = thread_buffers.free
-        pointer = free.pop() if free else new_buffer()
+        try:
+            pointer = free_buffer()
+        except IndexError:
+            pointer = new_buffer()
         datagram = unpack(pointer, bio_read(self._outgoing, pointer, BUFFER_LENGTH))
-        free.append(pointer)
+        give_back(pointer)
         return datagram
 
     def unprotect_many(self, datagrams: bytes, size: int, now: float) -> Unprotected:
@@ -308,7 +314,7 @@ class OpenSSLConnection(Negotiated):
 
     def _read_messages(self, number: int, messages: list[bytes], now: float) -> list[Event] | None:
         """Have OpenSSL read so many records; what came of it if not each is a message: those that are, are read."""
-        ssl, pointer = self._ssl, thread_buffers.take()
+        ssl, pointer = self._ssl, take_buffer()
         events: list[Event] | None = None
         for left in range(number, 0, -1):
             count = ssl_read(ssl, pointer, BUFFER_LENGTH)
@@ -320,7 +326,7 @@ class OpenSSLConnection(Negotiated):
                     self.statistics["dropped_unauthenticated"] += left - 1
                 break
             messages.append(unpack(pointer, count))
-        thread_buffers.free.append(pointer)
+        give_back(pointer)
         return events
 
     def _read_what_is_left(self, now: float) -> None:
@@ -330,10 +336,10 @@ class OpenSSLConnection(Negotiated):
         """
         self._interrupted = False
         self.statistics["dropped_interrupted"] += 1
-        pointer = thread_buffers.take()
+        pointer = take_buffer()
         while ssl_read(self._ssl, pointer, BUFFER_LENGTH) > 0:
             pass
-        thread_buffers.free.append(pointer)
+        give_back(pointer)
         binding.take_errors()
         self._collect_output(now)
 
@@ -370,7 +376,7 @@ class OpenSSLConnection(Negotiated):
 
     def _protect_run(self, messages: Sequence[Any], length: int) -> tuple[bytes, int]:
         """Protect messages of one length; the datagrams, and the length of each."""
-        ssl, outgoing, target = self._ssl, self._outgoing, thread_buffers.take()
+        ssl, outgoing, target = self._ssl, self._outgoing, take_buffer()
         step = max(1, AT_A_TIME // length)
         at = 0
         for begun in range(0, len(messages), step):
@@ -379,7 +385,7 @@ class OpenSSLConnection(Negotiated):
                     raise ssl_error(binding.take_errors(), "OpenSSL did not take the message")
             at += bio_read(outgoing, target + at, BUFFER_LENGTH - at)
         run = unpack(target, at)
-        thread_buffers.free.append(target)
+        give_back(target)
         return run, at // len(messages)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:  # noqa: ARG002 - the seam gives it
@@ -509,11 +515,11 @@ class OpenSSLConnection(Negotiated):
         self._interrupted = True
         clear_errors()
         bio_write(self._incoming, raw, len(raw))
-        pointer = thread_buffers.take()
+        pointer = take_buffer()
         count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
         self._interrupted = False
         message = unpack(pointer, max(0, count))
-        thread_buffers.free.append(pointer)
+        give_back(pointer)
         if count <= 0:
             return self._after_fruitless_read(count, now)
         if self.state is not _ESTABLISHED:
