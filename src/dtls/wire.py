@@ -37,7 +37,9 @@ _EPOCH_1 = 1
 _RECORD_SEQUENCE_BITS = 48
 _MESSAGE_LENGTH_BITS = 24
 _MESSAGE_LENGTH_MASK = 2**_MESSAGE_LENGTH_BITS - 1
-_CLIENT_HELLO_HEAD = struct.Struct(f"!H{RANDOM_LENGTH}s")
+_CLIENT_HELLO_HEAD = struct.Struct(f"!H{RANDOM_LENGTH}sB")
+"""Version, random and the length of the session id."""
+_SESSION_ID_AT = _CLIENT_HELLO_HEAD.size
 _MAX_SESSION_ID_LENGTH = 32
 
 
@@ -337,9 +339,8 @@ def parse_client_hello_untrusted(body: bytes) -> ClientHello:
     """
     end = len(body)
     try:
-        version, random = _CLIENT_HELLO_HEAD.unpack_from(body)
-        at = _CLIENT_HELLO_HEAD.size
-        session_end = at + 1 + body[at]
+        version, random, session_length = _CLIENT_HELLO_HEAD.unpack_from(body)
+        session_end = _SESSION_ID_AT + session_length
         cookie_end = session_end + 1 + body[session_end]
         suites_length = body[cookie_end] << 8 | body[cookie_end + 1]
         suites_end = cookie_end + 2 + suites_length
@@ -353,21 +354,22 @@ def parse_client_hello_untrusted(body: bytes) -> ClientHello:
         raise WireError("bad_client_hello") from None
     if (
         version >> 8 != _KNOWN_MAJOR
-        or session_end > at + 1 + _MAX_SESSION_ID_LENGTH
+        or session_length > _MAX_SESSION_ID_LENGTH
         or not suites_length
         or suites_length % 2
         or methods_end == suites_end + 1
     ):
         raise WireError("bad_client_hello")
-    return ClientHello(
+    fields = (
         version,
         random,
-        body[at + 1 : session_end],
+        body[_SESSION_ID_AT:session_end],
         body[session_end + 1 : cookie_end],
         body[cookie_end + 2 : suites_end],
         body[suites_end + 1 : methods_end],
         body[extensions_at:],
     )
+    return tuple.__new__(ClientHello, fields)  # what ClientHello(...) does, without a call of Python's
 
 
 def server_name_untrusted(hello: ClientHello) -> bytes | None:

@@ -192,10 +192,11 @@ class Handshake(Outwards):
         every datagram of a handshake consists of. OpenSSL is given them all at once.
         """
         reassembler = self._reassembler
+        length = len(datagram)
         number, last = self._record, 0
         as_received = True
         at = 0
-        while (found := whole_message_at_untrusted(datagram, at)) is not None:
+        while at < length and (found := whole_message_at_untrusted(datagram, at)) is not None:
             version, record_number, message_type, sequence, end = found
             if message_type == _HELLO_VERIFY_REQUEST and not at:
                 return self._receive_verify_request(datagram, found, now)
@@ -213,9 +214,13 @@ class Handshake(Outwards):
                 as_received = False
             number, last, at = number + 1, message_type, end
             self._record_version = version
-        end_is_due = self._sent_change_cipher_spec or last in _BEFORE_CHANGE_CIPHER_SPEC
-        if end_is_due and as_received and at < len(datagram) and self._receive_end(datagram, at, number, now):
-            return len(datagram)
+        if (
+            at < length
+            and as_received
+            and (self._sent_change_cipher_spec or last in _BEFORE_CHANGE_CIPHER_SPEC)
+            and self._receive_end(datagram, at, number, now)
+        ):
+            return length
         if at:
             messages = datagram[:at] if as_received else self._with_own_numbers(datagram, at)
             self._record = number

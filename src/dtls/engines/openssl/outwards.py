@@ -62,15 +62,16 @@ class Outwards:
         the end or without, and OpenSSL's record numbers are those that are next here, where repeats count too.
         """
         packer = self._flight.packer
-        if len(output) > packer.mtu:
+        length = len(output)
+        if length > packer.mtu:
             return 0
         number, sequence, at = packer.next_record, self._own_sequence, 0
-        while (found := whole_message_at_untrusted(output, at)) is not None:
+        while at < length and (found := whole_message_at_untrusted(output, at)) is not None:
             _, record, _, message_sequence, end = found
             if record != number or message_sequence <= sequence:
                 return 0
             number, sequence, at = number + 1, message_sequence, end
-        if at < len(output):
+        if at < length:
             last = None if self._sent_change_cipher_spec else last_records_at_untrusted(output, at)
             if last is None or last[1] != number:
                 return 0
