@@ -87,6 +87,9 @@ class EngineContext:
         binding_sessions.remember_sessions(
             handle, context.session_timeout, by_id=context.session_cache and self._resumes
         )
+        if not (context.trusted_certificates or context.trusted_directories):
+            # OpenSSL would look for the rest of a chain of one certificate in each handshake, and find nothing.
+            binding_certificates.send_chain_as_it_is(handle)
         for identity in context.identities:
             self._present(identity, alone=len(context.identities) == 1)
         if self.server_side:
