@@ -143,6 +143,14 @@ def forgeries() -> dict[str, list[bytes]]:
             for version in (DTLS_1_0, DTLS_1_2)
             for sequence in (0, 9, MAX_RECORD_SEQUENCE)
         ],
+        "ends of handshakes": [
+            record(ContentType.CHANGE_CIPHER_SPEC, b"\x01", version=version, sequence=sequence)
+            + record(ContentType.HANDSHAKE, garbage[:size], epoch=1, sequence=number, version=version)
+            for version in (DTLS_1_0, DTLS_1_2)
+            for sequence in range(12)
+            for size in (0, 8, 39, 40, 48, 256, 257)
+            for number in (0, 1)
+        ],
         "unknown content types": [
             record(kind, content)
             for kind in (*range(20), *range(24, 256))

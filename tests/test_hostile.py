@@ -186,6 +186,7 @@ def test_what_an_unfinished_handshake_holds_is_bounded(client: Context, server: 
         assert sum(partial.held_bytes for partial in held) <= MAX_REASSEMBLY_BYTES
         assert sum(partial.fragment_count for partial in held) <= MAX_HELD_FRAGMENTS
         for queue in (handshake.early_data, handshake._early_records):
+            assert queue is not None
             assert len(queue) <= MAX_HELD_RECORDS
             assert sum(len(early.fragment) for early in queue) <= MAX_HELD_BYTES
     pair.settle()

@@ -45,6 +45,21 @@ def ends(pem: bytes) -> Iterator[tuple[SSLConnection, SSLConnection]]:
         yield both
 
 
+class InterruptedLock:
+    """A lock whose ``acquire`` raises, as the handler of a signal may: after the lock was taken, or before."""
+
+    def __init__(self, lock: Any, taken: bool) -> None:
+        self._lock, self._taken = lock, taken
+
+    def acquire(self) -> None:
+        if self._taken:
+            self._lock.acquire()
+        raise KeyboardInterrupt
+
+    def release(self) -> None:
+        self._lock.release()
+
+
 # --- messages --------------------------------------------------------------------------------------------------------
 
 
@@ -75,6 +90,26 @@ def test_write_takes_text_and_all_that_has_bytes(
     near, far = ends
     assert near.write(message) == 7
     assert far.read() == b"gr\xc3\xbc\xc3\x9fe"
+
+
+@pytest.mark.parametrize("taken", [True, False])
+@pytest.mark.parametrize("name", ["read", "write"])
+def test_a_signals_handler_that_raises_leaves_the_connection_to_other_threads(
+    ends: tuple[SSLConnection, SSLConnection], name: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = ends
+    far.write(b"to be lost")
+    with monkeypatch.context() as patch:
+        driver: Any = near._driver
+        patch.setattr(driver, "_lock", InterruptedLock(driver._lock, taken))
+        with pytest.raises(KeyboardInterrupt):
+            near.read() if name == "read" else near.write(b"not sent")
+    assert Worker(near.write, b"there").result() == 5
+    assert far.read() == b"there"
+    if name == "write":
+        assert near.read() == b"to be lost"
+    far.write(b"and back")
+    assert Worker(near.read).result() == b"and back"
 
 
 def test_a_message_may_have_16384_bytes_and_no_more(ends: tuple[SSLConnection, SSLConnection]) -> None:

@@ -908,6 +908,30 @@ def test_an_accepted_socket_that_is_dropped_makes_room_for_a_new_association(
     assert drain(near) == []
 
 
+@pytest.mark.parametrize("many", [False, True], ids=["one by one", "many at a time"])
+def test_a_client_hello_that_waits_in_an_accepted_socket_is_answered_when_that_is_closed(
+    client: Context, server: Context, many: bool
+) -> None:
+    """A client's port is soon another client's, and a server may still be busy with what the first one has said."""
+    with create_server(("127.0.0.1", 0), context=server) as listening:
+        near, far = pair(client, server, listener=listening)
+        with near:
+            if many:
+                near.send(b"hello")
+                assert far.recv_many(1) == [b"hello"]
+            port = near.getsockname()[1]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as another:
+            another.bind(("127.0.0.1", port))
+            another.connect(listening.getsockname())
+            another.settimeout(PATIENCE)
+            [hello] = client.connection(0.0, server_hostname="localhost").datagrams_to_send(0.0)
+            another.send(hello)
+            far.close()
+            answers = [another.recv(2000), another.recv(2000)]
+    assert [datagram[0] for datagram in answers] == [ContentType.ALERT, ContentType.HANDSHAKE]
+    assert answers[1][13] == HandshakeType.HELLO_VERIFY_REQUEST
+
+
 def test_what_a_peer_sent_before_it_had_a_socket_is_its_own_also_if_nobody_accepts_again(
     client: Context, server: Context
 ) -> None:

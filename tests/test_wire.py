@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,9 @@ from dtls.wire import (
     WireError,
     build_handshake,
     build_hello_verify_request,
+    build_message_record,
     build_record,
+    last_records_at_untrusted,
     parse_client_hello_untrusted,
     record_lengths,
     split_fragments_untrusted,
@@ -291,6 +294,70 @@ def test_a_record_that_is_cut_off_is_no_whole_message() -> None:
 def test_arbitrary_bytes_are_no_whole_message_or_read_within_their_bounds(data: bytes, at: int) -> None:
     found = whole_message_at_untrusted(data, at)
     assert found is None or at + 25 <= found[4] <= len(data)
+
+
+@given(
+    st.sampled_from([DTLS_1_0, DTLS_1_2]),
+    st.integers(0, MAX_RECORD_SEQUENCE),
+    st.integers(0, 0xFFFF),
+    st.binary(),
+)
+def test_a_record_with_a_whole_message_is_written_in_one_piece(
+    version: int, number: int, sequence: int, body: bytes
+) -> None:
+    message = build_handshake(HandshakeType.CERTIFICATE, sequence, body)
+    in_one = build_message_record(version, number, HandshakeType.CERTIFICATE, sequence, body)
+    assert in_one == build_record(ContentType.HANDSHAKE, version, 0, number, message)
+
+
+LAST_RECORDS = [
+    (20, DTLS_1_2, 0, 7, b"\x01"),
+    (22, DTLS_1_2, 1, 3, bytes(48)),
+]
+
+
+@pytest.mark.parametrize("version", [DTLS_1_0, DTLS_1_2])
+@pytest.mark.parametrize("number", [0, MAX_RECORD_SEQUENCE])
+def test_a_change_cipher_spec_and_a_protected_handshake_record_at_the_end_are_known(
+    version: int, number: int
+) -> None:
+    ends = build_record(20, version, 0, number, b"\x01") + build_record(22, version, 1, number, bytes(48))
+    assert last_records_at_untrusted(b"before" + ends, 6) == (version, number, 48)
+    assert all(last_records_at_untrusted(ends[:cut], 0) is None for cut in range(len(ends)))
+    assert last_records_at_untrusted(ends + b"\x16", 0) is None
+    assert last_records_at_untrusted(ends, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("which", "field", "value"),
+    [
+        (0, 0, 21),
+        (0, 0, 22),
+        (0, 2, 1),
+        (0, 4, b"\x02"),
+        (0, 4, b"\x01\x01"),
+        (0, 4, b""),
+        (1, 0, 23),
+        (1, 0, 21),
+        (1, 1, DTLS_1_0),
+        (1, 2, 0),
+        (1, 2, 2),
+        (1, 2, 0xFFFF),
+    ],
+)
+def test_nothing_else_is_taken_for_a_change_cipher_spec_and_a_finished(
+    which: int, field: int, value: object
+) -> None:
+    records: list[list[Any]] = [list(record) for record in LAST_RECORDS]
+    assert last_records_at_untrusted(b"".join(build_record(*record) for record in records), 0) is not None
+    records[which][field] = value
+    assert last_records_at_untrusted(b"".join(build_record(*record) for record in records), 0) is None
+
+
+@given(st.binary(max_size=80), st.integers(0, 80))
+def test_arbitrary_bytes_are_no_last_records_or_read_within_their_bounds(data: bytes, at: int) -> None:
+    found = last_records_at_untrusted(data, at)
+    assert found is None or at + 27 + found[2] == len(data)
 
 
 # ClientHellos

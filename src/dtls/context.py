@@ -110,11 +110,10 @@ class Context(SessionSettings, NameSettings, DatagramSettings, DiagnosisSettings
             raise ValueError(message)
         if session is not None:
             self._check_session(session, server_hostname)
-        from .engines.openssl.connection import OpenSSLConnection  # noqa: PLC0415 - the seam: the engine is chosen here
-
-        return OpenSSLConnection(
+        engine = self._engine()
+        return engine.connection_class(
             self,
-            self._engine(),
+            engine,
             now,
             server_hostname=server_hostname,
             client_hello=client_hello,
@@ -160,6 +159,9 @@ class Context(SessionSettings, NameSettings, DatagramSettings, DiagnosisSettings
 
     def _engine(self) -> EngineContext:
         """The engine's translation of these settings, made once."""
+        engine = self._engine_context
+        if engine is not None:
+            return engine
         with self._lock:
             if self._engine_context is None:
                 from .engines.openssl.context import EngineContext  # noqa: PLC0415 - the seam: the engine is chosen here

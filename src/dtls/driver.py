@@ -23,7 +23,7 @@ from .events import AlertReceived, DataReceived, Event, HandshakeFailed
 from .gate import begins_client_hello
 from .kernel import CAN_POLL, LARGEST_DATAGRAM, MAX_READS, lead_nowhere, now, same_address
 from .runs import RunReader
-from .sending import LOOK_AGAIN, LOST_ON_THE_WAY, Sender, deadline_of
+from .sending import LOOK_AGAIN, LOST_ON_THE_WAY, Sender, deadline_of, release_if_taken
 from .wire import ContentType
 
 if TYPE_CHECKING:
@@ -239,6 +239,10 @@ class Driver(Sender):
         found = self.connection.unprotect(datagram, now())
         if type(found) is bytes and not self.messages:
             return found
+        return self._first_with(found)
+
+    def _first_with(self, found: bytes | list[Event]) -> bytes | None:
+        """The first message that waits when what a datagram brought has been taken in; ``None`` if there is none."""
         self._take_in(found)
         return self.messages.popleft() if self.messages and not self._diverted else None
 
@@ -284,11 +288,33 @@ class Driver(Sender):
         ``None`` if it gives something else, or there is more to do than to wait for this descriptor: then
         :meth:`receive` is to be called. Raises what ``receive`` raises.
         """
-        if self._wait_elsewhere is not None or not self._is_idle():
+        # Each message passes here, so what `_is_idle` and `_message_of_ours` do is written out.
+        connection, messages = self.connection, self.messages
+        if (
+            messages
+            or connection.state is not _ESTABLISHED
+            or self._unsent
+            or self._diverted
+            or self.shares
+            or self._closed
+            or self.error
+            or self._wait_elsewhere is not None
+        ):
             return None
         datagram = receive(LARGEST_DATAGRAM)
-        with self._lock:
-            return self._message_of_ours(datagram)
+        lock = self._lock
+        try:  # see `send_through`
+            lock.acquire()
+        except BaseException:
+            release_if_taken(lock)
+            raise
+        try:
+            found = connection.unprotect(datagram, now())
+            if type(found) is bytes and not messages:
+                return found
+            return self._first_with(found)
+        finally:
+            lock.release()
 
     def close_notify(self, timeout: float | None, *, patience: float) -> bool:
         """Say close_notify and wait for the peer's, ``patience`` seconds at most; whether it came.
@@ -329,8 +355,8 @@ class Driver(Sender):
         with self._lock:
             if self._closed:
                 return
-            if now() <= self._strangers_until:
-                self._look_for_strangers()
+            if self._divert is not None:
+                self._look_for_others()
             self._closed = True
             try:
                 self.connection.close(now())
@@ -343,14 +369,21 @@ class Driver(Sender):
             self._close_if_unused()
         self._hand_on()
 
-    def _look_for_strangers(self) -> None:
-        """What is left on a server's new socket may be others': their datagrams are the server's to have."""
+    def _look_for_others(self) -> None:
+        """What is left on a server's socket may be others': their datagrams are the server's to have.
+
+        Strangers' may have come before it was connected, and at any time a ClientHello of whoever has the peer's
+        address and port by now.
+        """
         with contextlib.suppress(OSError):  # nothing left, or the descriptor has been closed already
+            if self._runs is not None:
+                for datagrams, sender, size in self._runs.read(mmsg.MAX_BATCH):
+                    for datagram in mmsg.split(datagrams, size):
+                        self._is_ours(datagram, sender)
+                return
             self._set_recv_timeout(0.0)
             for _ in range(MAX_READS):
-                datagram, address = self.sock.recvfrom(LARGEST_DATAGRAM)
-                if not same_address(address, self._peer):
-                    self._is_ours(datagram, address)
+                self._is_ours(*self.sock.recvfrom(LARGEST_DATAGRAM))
 
     def detach(self) -> socket.socket:
         """Give the kernel's socket away; nothing is said to the peer."""

@@ -125,7 +125,10 @@ class Reassembler:
         limit = self._limits.get(message_type, -1)
         if length > limit or (limit and not length):
             return False
-        self._done_with_next()
+        if self._held:
+            self._done_with_next()
+        else:
+            self.next_sequence = sequence + 1
         return True
 
     def add_untrusted(self, fragment: HandshakeFragment) -> None:

@@ -87,6 +87,8 @@ ALERT_PATIENCE = 3.0
 _DATAGRAM = int(socket.SOCK_DGRAM)
 _SHUTDOWN_IN_HANDSHAKE = 0x14000197  # SSL_R_SHUTDOWN_WHILE_IN_INIT
 
+length_of = len  # which is the name of a parameter, too
+
 logger = logging.getLogger("dtls")
 
 
@@ -165,6 +167,8 @@ class SSLConnection:
     ) -> None:
         self._context = context
         self._sock = sock
+        # Looked up once: each message passes through them.
+        self._recv, self._send = sock.recv, sock.send
         self._do_handshake_on_connect = do_handshake_on_connect
         self._suppress_ragged_eofs = suppress_ragged_eofs
         self._configure = configure
@@ -329,20 +333,16 @@ class SSLConnection:
         non-blocking socket; package errors 502 for a timeout and 505 for an ICMP refusal.
         """
         if buffer is not None:
-            with memoryview(buffer) as view, view.cast("B") as target:
-                part = memoryview(self.read(min(len, target.nbytes)))
-                target[: part.nbytes] = part
-                return part.nbytes
+            return self._read_into(buffer, len)
         driver = self._driver
         if driver is None or not self._established:
             driver = self._association()
             self._handshake(driver, ERR_READ_TIMEOUT)
-        sock = self._sock
-        timeout = sock.gettimeout()
+        timeout = self._sock.gettimeout()
         began = now() if timeout else 0.0
         try:
             # It waits as its own timeout says. No stranger's datagram is left from before it was connected.
-            message = driver.receive_through(sock.recv)
+            message = driver.receive_through(self._recv)
         except ConnectionRefusedError as error:
             raise translate(error, ERR_READ_TIMEOUT, "SSL_read") from error
         except OSError:  # whoever tries again will find out what to do
@@ -350,10 +350,16 @@ class SSLConnection:
         if message is None:
             # 0 means not to wait at all, which is something else than a time that has passed.
             message = self._receive(driver, max(0.001, timeout - (now() - began)) if timeout else timeout)
-        if message.__len__() > len:  # the name means something else here
+        if length_of(message) > len:
             driver.give_back(message[len:])
             return message[:len]
         return message
+
+    def _read_into(self, buffer: Any, most: int) -> int:
+        with memoryview(buffer) as view, view.cast("B") as target:
+            part = memoryview(self.read(min(most, target.nbytes)))
+            target[: part.nbytes] = part
+            return part.nbytes
 
     def _receive(self, driver: Driver, timeout: float | None) -> bytes:
         message = None
@@ -379,11 +385,12 @@ class SSLConnection:
             driver = self._association()
             self._handshake(driver, ERR_WRITE_TIMEOUT)
         message = data if type(data) is bytes else _bytes_of(data)
-        if not message:
+        length = len(message)
+        if not length:
             raise OpenSSLError(SSL_ERROR_SYSCALL, [], 0, "SSL_write")
         refused = False
         try:
-            if not driver.send_through(self._sock.send, message):
+            if not driver.send_through(self._send, message):
                 driver.send(message, self._sock.gettimeout())
         except ConnectionRefusedError:
             refused = True
@@ -393,7 +400,7 @@ class SSLConnection:
         if refused or borrowed.refused:
             borrowed.refused = False
             raise_ssl_error(ERR_PORT_UNREACHABLE)
-        return len(message)
+        return length
 
     def pending(self) -> int:
         """How many bytes of a message have been read from the socket and not fetched; ``select`` does not tell."""

@@ -28,10 +28,18 @@ _KNOWN_MAJOR = 0xFE
 
 _RECORD_HEADER = struct.Struct("!BHHHIH")
 _HANDSHAKE_HEADER = struct.Struct("!BBHHBHBH")
-_MESSAGE_RECORD = struct.Struct("!BHHHIHB3sH3s3s")
-"""A record's header and that of the handshake message in it."""
-_NO_OFFSET = b"\0\0\0"
-_CLIENT_HELLO_HEAD = struct.Struct(f"!H{RANDOM_LENGTH}s")
+_MESSAGE_RECORD = struct.Struct("!BHQHIHHI")
+"""A record's header and that of the handshake message in it. Some fields stand together: epoch and record number, the
+message's type and length, and in two numbers fragment_offset and fragment_length."""
+_LAST_RECORDS = struct.Struct("!BHQHBBHQH")
+"""The record of a ChangeCipherSpec and the header of the one after it; epochs and record numbers stand together."""
+_EPOCH_1 = 1
+_RECORD_SEQUENCE_BITS = 48
+_MESSAGE_LENGTH_BITS = 24
+_MESSAGE_LENGTH_MASK = 2**_MESSAGE_LENGTH_BITS - 1
+_CLIENT_HELLO_HEAD = struct.Struct(f"!H{RANDOM_LENGTH}sB")
+"""Version, random and the length of the session id."""
+_SESSION_ID_AT = _CLIENT_HELLO_HEAD.size
 _MAX_SESSION_ID_LENGTH = 32
 
 
@@ -53,6 +61,7 @@ class ContentType(enum.IntEnum):
 
 
 _HANDSHAKE = int(ContentType.HANDSHAKE)
+_CHANGE_CIPHER_SPEC = int(ContentType.CHANGE_CIPHER_SPEC)
 
 
 class HandshakeType(enum.IntEnum):
@@ -259,21 +268,68 @@ def whole_message_at_untrusted(data: bytes, at: int) -> tuple[int, int, int, int
     """
     if at + MESSAGE_RECORD_OVERHEAD > len(data):
         return None
-    kind, version, epoch, high, low, length, message_type, total, sequence, offset, size = (
+    kind, version, number, length, type_and_total, sequence, offset, offset_and_size = (
         _MESSAGE_RECORD.unpack_from(data, at)
     )
+    total = length - HANDSHAKE_HEADER_LENGTH
     end = at + RECORD_HEADER_LENGTH + length
     if (
         kind != _HANDSHAKE
-        or epoch
-        or size != total
-        or offset != _NO_OFFSET
-        or int.from_bytes(total, "big") != length - HANDSHAKE_HEADER_LENGTH
+        or number > MAX_RECORD_SEQUENCE  # of another epoch
+        or offset
+        or offset_and_size != total
+        or type_and_total & _MESSAGE_LENGTH_MASK != total
         or end > len(data)
-        or version not in KNOWN_VERSIONS
+        or (version != DTLS_1_2 and version != DTLS_1_0)  # noqa: PLR1714 - this is faster
     ):
         return None
-    return version, high << 32 | low, message_type, sequence, end
+    return version, number, type_and_total >> _MESSAGE_LENGTH_BITS, sequence, end
+
+
+def build_message_record(
+    version: int, record_sequence: int, message_type: int, message_sequence: int, body: bytes
+) -> bytes:
+    """The bytes of a record of epoch 0 with a whole handshake message, whose body has at most 2**14 - 12 bytes."""
+    length = len(body)
+    return (
+        _MESSAGE_RECORD.pack(
+            _HANDSHAKE,
+            version,
+            record_sequence,
+            HANDSHAKE_HEADER_LENGTH + length,
+            message_type << _MESSAGE_LENGTH_BITS | length,
+            message_sequence,
+            0,
+            length,
+        )
+        + body
+    )
+
+
+def last_records_at_untrusted(data: bytes, at: int) -> tuple[int, int, int] | None:
+    """The records from an offset on, if they are a ChangeCipherSpec and one handshake record of epoch 1 and no more.
+
+    That is how nearly every flight with a Finished ends. Given are the version of both, the number of the first and the
+    length of the second's content, which is protected. Does not raise.
+    """
+    content_at = at + _LAST_RECORDS.size
+    if content_at > len(data):
+        return None
+    kind, version, number, length, content, finished_kind, finished_version, finished_number, size = (
+        _LAST_RECORDS.unpack_from(data, at)
+    )
+    if (
+        kind != _CHANGE_CIPHER_SPEC
+        or number > MAX_RECORD_SEQUENCE
+        or length != 1
+        or content != 1
+        or finished_kind != _HANDSHAKE
+        or finished_version != version
+        or finished_number >> _RECORD_SEQUENCE_BITS != _EPOCH_1
+        or content_at + size != len(data)
+    ):
+        return None
+    return version, number, size
 
 
 def parse_client_hello_untrusted(body: bytes) -> ClientHello:
@@ -283,9 +339,8 @@ def parse_client_hello_untrusted(body: bytes) -> ClientHello:
     """
     end = len(body)
     try:
-        version, random = _CLIENT_HELLO_HEAD.unpack_from(body)
-        at = _CLIENT_HELLO_HEAD.size
-        session_end = at + 1 + body[at]
+        version, random, session_length = _CLIENT_HELLO_HEAD.unpack_from(body)
+        session_end = _SESSION_ID_AT + session_length
         cookie_end = session_end + 1 + body[session_end]
         suites_length = body[cookie_end] << 8 | body[cookie_end + 1]
         suites_end = cookie_end + 2 + suites_length
@@ -299,21 +354,22 @@ def parse_client_hello_untrusted(body: bytes) -> ClientHello:
         raise WireError("bad_client_hello") from None
     if (
         version >> 8 != _KNOWN_MAJOR
-        or session_end > at + 1 + _MAX_SESSION_ID_LENGTH
+        or session_length > _MAX_SESSION_ID_LENGTH
         or not suites_length
         or suites_length % 2
         or methods_end == suites_end + 1
     ):
         raise WireError("bad_client_hello")
-    return ClientHello(
+    fields = (
         version,
         random,
-        body[at + 1 : session_end],
+        body[_SESSION_ID_AT:session_end],
         body[session_end + 1 : cookie_end],
         body[cookie_end + 2 : suites_end],
         body[suites_end + 1 : methods_end],
         body[extensions_at:],
     )
+    return tuple.__new__(ClientHello, fields)  # what ClientHello(...) does, without a call of Python's
 
 
 def server_name_untrusted(hello: ClientHello) -> bytes | None:

@@ -210,11 +210,12 @@ class DatagramSSLSocket(ssl.SSLSocket):
 
     def send(self, data: Any, flags: int = 0) -> int:
         """As :meth:`write`; on a socket not connected, as a plain socket."""
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             return self._unsecured().send(data, flags)
         if flags:
             raise _no_flags(flags)
-        return self._connection.write(data)
+        return connection.write(data)
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """As :meth:`send`: a message is sent whole or not at all."""
@@ -229,12 +230,12 @@ class DatagramSSLSocket(ssl.SSLSocket):
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         """As :meth:`read`; on a socket not connected, as a plain socket."""
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             return self._unsecured().recv(buflen, flags)
         if flags:
             raise _no_flags(flags)
-        received: bytes = self._connection.read(buflen)
-        return received
+        return connection.read(buflen)  # type: ignore[no-any-return] # bytes, without a buffer
 
     def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
         """As :meth:`recv`, into ``buffer``; the number of bytes."""

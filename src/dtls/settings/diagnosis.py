@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 import weakref
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from .base import Settings
@@ -65,7 +64,7 @@ class DiagnosisSettings(Settings):
         super().__init__(protocol)
         self._key_log: KeyLog | None = None
         self._info_callback: InfoCallback | None = None
-        self._statistics: Counter[str] = Counter()
+        self._statistics = dict.fromkeys(STATISTICS, 0)
         self._statistics_lock = threading.Lock()
 
     @property
@@ -110,7 +109,7 @@ class DiagnosisSettings(Settings):
         ``timeouts``, ``cache_full``) OpenSSL does not tell through these bindings.
         """
         with self._statistics_lock:
-            return {name: self._statistics[name] for name in STATISTICS}
+            return dict(self._statistics)
 
     def count(self, *names: str) -> None:
         """Add one to each of these."""

@@ -13,7 +13,6 @@ OpenSSL's error queue belongs to the thread: every function that may fail clears
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
@@ -79,6 +78,8 @@ need(_NAMES)
 # Called once or twice per datagram, so without a wrapper of ours around them.
 ssl_read: Callable[[Handle, Any, int], int] = lib.SSL_read
 ssl_write: Callable[[Handle, Any, int], int] = lib.SSL_write
+ssl_do_handshake: Callable[[Handle], int] = lib.SSL_do_handshake
+ssl_get_error: Callable[[Handle, int], int] = lib.SSL_get_error
 bio_read: Callable[[Handle, Any, int], int] = lib.BIO_read
 bio_write: Callable[[Handle, Any, int], int] = lib.BIO_write
 clear_errors: Callable[[], None] = lib.ERR_clear_error
@@ -105,22 +106,24 @@ def new_buffer() -> Any:
     return ffi.from_buffer(bytearray(BUFFER_LENGTH))
 
 
-class Buffers(threading.local):
-    """The thread's buffers that everything read from OpenSSL passes through.
+_free_buffers: list[Any] = []
+"""The buffers that everything read from OpenSSL passes through, as far as they are nobody's just now.
 
-    One is taken from ``free``, or made, for the time from the read to the copy: in between, a signal's handler or a
-    finalizer may use another association, and must not find the same one.
-    """
+One is taken from here, or made, for the time from the read to the copy: in between, another thread, a signal's handler
+or a finalizer may use another association, and must not find the same one.
+"""
 
-    def __init__(self) -> None:
-        self.free = [new_buffer()]
-
-    def take(self) -> Any:
-        """One that is nobody's meanwhile; to be given back to ``free``."""
-        return self.free.pop() if self.free else new_buffer()
+free_buffer: Callable[[], Any] = _free_buffers.pop
+"""One of them. Raises :exc:`IndexError` if there is none."""
+give_back: Callable[[Any], None] = _free_buffers.append
 
 
-buffers = Buffers()
+def take_buffer() -> Any:
+    """One of them, or a new one."""
+    try:
+        return free_buffer()
+    except IndexError:
+        return new_buffer()
 
 
 class QueuedError(NamedTuple):
@@ -422,11 +425,14 @@ def server_name(ssl: Handle) -> bytes | None:
     return None if name == ffi.NULL else bytes(ffi.string(name))
 
 
+_nobody = ffi.gc(require(lib.BIO_ADDR_new()), lib.BIO_ADDR_free)
+"""Where ``DTLSv1_listen`` says that it knows no address, whoever calls it."""
+
+
 def listen(ssl: Handle) -> bool:
     """Take the ClientHello with a cookie that waits in the incoming BIO; the handshake goes on at message_seq 1."""
     clear_errors()
-    address = ffi.gc(require(lib.BIO_ADDR_new()), lib.BIO_ADDR_free)
-    return bool(lib.DTLSv1_listen(ssl, address) == 1)
+    return bool(lib.DTLSv1_listen(ssl, _nobody) == 1)
 
 
 def handle_timeout(ssl: Handle) -> None:
@@ -439,7 +445,8 @@ def handle_timeout(ssl: Handle) -> None:
 def do_handshake(ssl: Handle) -> int:
     """Go on with the handshake; the ``SSL_ERROR_*`` that results."""
     clear_errors()
-    return int(lib.SSL_get_error(ssl, lib.SSL_do_handshake(ssl)))
+    result = ssl_do_handshake(ssl)
+    return SSL_ERROR_NONE if result == 1 else ssl_get_error(ssl, result)
 
 
 def get_error(ssl: Handle, result: int) -> int:
@@ -460,11 +467,11 @@ def shutdown(ssl: Handle) -> None:
 
 def read_all(bio: Handle) -> bytes:
     """Everything that waits in a memory BIO."""
-    output, pointer = b"", buffers.take()
-    while (count := bio_read(bio, pointer, BUFFER_LENGTH)) > 0:
-        output += unpack(pointer, count)
-    buffers.free.append(pointer)
-    return output
+    pointer = take_buffer()
+    count = bio_read(bio, pointer, BUFFER_LENGTH)
+    output = unpack(pointer, count) if count > 0 else b""
+    give_back(pointer)
+    return output if count < BUFFER_LENGTH else output + read_all(bio)
 
 
 def awaits_finished(ssl: Handle) -> bool:
@@ -480,6 +487,12 @@ def negotiated_version(ssl: Handle) -> int:
 def version_name(ssl: Handle) -> str:
     """``"DTLSv1"`` or ``"DTLSv1.2"``."""
     return c_text(lib.SSL_get_version(ssl))
+
+
+def cipher_name(ssl: Handle) -> str:
+    """The suite's name; empty before one is chosen."""
+    cipher = lib.SSL_get_current_cipher(ssl)
+    return c_text(lib.SSL_CIPHER_get_name(cipher)) if cipher else ""
 
 
 def current_cipher(ssl: Handle) -> tuple[str, str, int] | None:

@@ -13,10 +13,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from dtls.connection import (
-    CHANNEL_BINDING_TYPES,
     MAX_RUN_LENGTH,
     MAX_SEGMENTS,
-    Connection,
     ConnectionState,
     ReceivedClientHello,
     Unprotected,
@@ -26,11 +24,9 @@ from dtls.errors import SSL_ERROR_SSL, MessageTooLarge, SSLError, SSLZeroReturnE
 from dtls.events import AlertReceived, DataReceived, Event, HandshakeCompleted, HandshakeFailed, PeerClosed
 from dtls.flights import Packer, ProtectedRecord, RetransmissionTimer, SentFlight, as_item
 from dtls.gate import Gate
-from dtls.session import DTLSSession
 from dtls.settings.names import check_server_context
 from dtls.wire import (
     DTLS_1_0,
-    DTLS_1_2,
     KNOWN_VERSIONS,
     MAX_PLAINTEXT_LENGTH,
     RECORD_HEADER_LENGTH,
@@ -42,28 +38,32 @@ from dtls.wire import (
     split_leading_records_untrusted,
 )
 
-from . import binding, binding_certificates, binding_sessions
+from . import binding, binding_sessions
 from .association import Association
 from .binding import (
     BUFFER_LENGTH,
     bio_read,
     bio_write,
     clear_errors,
+    free_buffer,
     from_buffer,
+    give_back,
     new_buffer,
     ssl_read,
     ssl_write,
+    take_buffer,
     unpack,
 )
-from .binding import buffers as thread_buffers
 from .errors import X509_V_ERR_CERT_REJECTED, ssl_error, verification_error
 from .handshake import Handshake, shortest_protected_content
+from .negotiated import Negotiated
 from .strength import weakness
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from dtls.context import Context
+    from dtls.session import DTLSSession
 
     from .context import EngineContext
 
@@ -71,9 +71,6 @@ _HANDSHAKING = ConnectionState.HANDSHAKING
 _ESTABLISHED = ConnectionState.ESTABLISHED
 _APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
 _BEGINNING = struct.Struct("!BHH")
-MAX_EXPORTED = 65_535
-"""Bytes of keying material at a time; more than any protocol asks for."""
-_CHANNEL_BINDING_LABEL = "EXPORTER-Channel-Binding"
 AT_A_TIME = 5_000
 """Bytes of several records that OpenSSL is given, or gives, at a time: its buffers grow to that, and stay so."""
 CBC_BLOCK_LENGTH = 16
@@ -85,8 +82,23 @@ MAX_FRESH_FINISHED = 10
 """How often OpenSSL is asked for a new Finished; it counts these as time-outs, and gives up after 12."""
 
 
-class OpenSSLConnection(Connection):
+class OpenSSLConnection(Negotiated):
     """See :class:`dtls.connection.Connection`."""
+
+    state = _HANDSHAKING
+    _chooses = False
+    """Whether the context may be changed just now."""
+    _expansion = MAX_EXPANSION
+    """Bytes at most by which a datagram is longer than its message."""
+    _shortest_content = shortest_protected_content("")
+    _longest_content = 0
+    _interrupted = False
+    """Whether what was written to OpenSSL has not been read yet."""
+    _version = 0
+    _prefix = b""
+    """How a record of application data begins: type, version, epoch."""
+    _fresh_finished_left = MAX_FRESH_FINISHED
+    _gate: Gate | None = None
 
     def __init__(
         self,
@@ -103,15 +115,12 @@ class OpenSSLConnection(Connection):
     ) -> None:
         self.server_side = engine_context.server_side
         self._server_hostname = server_hostname
-        self.state = _HANDSHAKING
         self.statistics: Counter[str] = Counter()
         self._incoming = binding.new_memory_bio()
         self._outgoing = binding.new_memory_bio()
         self._engine_context = engine_context  # holds the callbacks that OpenSSL may call
         self._association = Association(context, self)
         self._client_met = not self.server_side
-        self._chooses = False
-        """Whether the context may be changed just now."""
         self._ssl = engine_context.new_ssl(
             self._incoming,
             self._outgoing,
@@ -120,25 +129,13 @@ class OpenSSLConnection(Connection):
             None if session is None else session.state,
         )
         self._outbox: list[bytes] = []
-        self._max_message_size = 0
-        self._expansion = MAX_EXPANSION
-        """Bytes at most by which a datagram is longer than its message."""
-        self._shortest_content = shortest_protected_content(None)
-        self._longest_content = 0
-        self._interrupted = False
-        """Whether what was written to OpenSSL has not been read yet."""
-        self._version = 0
-        self._prefix = b""
-        """How a record of application data begins: type, version, epoch."""
         # What the context says now counts for this association, whatever it is told later.
         self._mtu = mtu
         self._limits_messages_to_mtu = context.limits_messages_to_mtu
         self._flight = SentFlight(Packer(mtu))
-        self._fresh_finished_left = MAX_FRESH_FINISHED
         self._peer_address = peer_address
         context.count("accept" if self.server_side else "connect")
         self._offers_session = session is not None
-        self._gate: Gate | None = None
         self._handshake: Handshake | None = Handshake(
             context,
             self._ssl,
@@ -224,25 +221,28 @@ class OpenSSLConnection(Connection):
                     self._read_what_is_left(now)
                 self._interrupted = True
                 bio_write(self._incoming, datagram, length)
-                free = thread_buffers.free
-                pointer = free.pop() if free else new_buffer()
+                try:
+                    pointer = free_buffer()
+                except IndexError:
+                    pointer = new_buffer()
                 count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
                 self._interrupted = False
                 if count > 0:
                     message = unpack(pointer, count)
-                    free.append(pointer)
+                    give_back(pointer)
                     if self._flight.is_held:
                         self._flight.clear()
                     return message
-                free.append(pointer)
+                give_back(pointer)
                 return self._after_fruitless_read(count, now)
         if self._gate is not None:
             return self._ask_gate(self._gate, datagram, now)
         at = 0
-        if self._handshake is not None:
-            at = self._handshake.receive_leading_messages(datagram, now)
+        handshake = self._handshake
+        if handshake is not None:
+            at = handshake.receive_leading_records(datagram, now)
             if at:
-                events = self._conclude_handshake(now)
+                events = self._conclude_handshake(now) if handshake.over else []
                 return events if at == len(datagram) else events + self._receive_records(datagram[at:], now)
         return self._receive_records(datagram, now)
 
@@ -274,10 +274,12 @@ class OpenSSLConnection(Connection):
         # The queue of errors is not cleared: nothing depends on what stands there but the words of an exception.
         if ssl_write(self._ssl, data, length) <= 0:
             raise ssl_error(binding.take_errors(), "OpenSSL did not take the message")
-        free = thread_buffers.free
-        pointer = free.pop() if free else new_buffer()
+        try:
+            pointer = free_buffer()
+        except IndexError:
+            pointer = new_buffer()
         datagram = unpack(pointer, bio_read(self._outgoing, pointer, BUFFER_LENGTH))
-        free.append(pointer)
+        give_back(pointer)
         return datagram
 
     def unprotect_many(self, datagrams: bytes, size: int, now: float) -> Unprotected:
@@ -312,7 +314,7 @@ class OpenSSLConnection(Connection):
 
     def _read_messages(self, number: int, messages: list[bytes], now: float) -> list[Event] | None:
         """Have OpenSSL read so many records; what came of it if not each is a message: those that are, are read."""
-        ssl, pointer = self._ssl, thread_buffers.take()
+        ssl, pointer = self._ssl, take_buffer()
         events: list[Event] | None = None
         for left in range(number, 0, -1):
             count = ssl_read(ssl, pointer, BUFFER_LENGTH)
@@ -324,7 +326,7 @@ class OpenSSLConnection(Connection):
                     self.statistics["dropped_unauthenticated"] += left - 1
                 break
             messages.append(unpack(pointer, count))
-        thread_buffers.free.append(pointer)
+        give_back(pointer)
         return events
 
     def _read_what_is_left(self, now: float) -> None:
@@ -334,10 +336,10 @@ class OpenSSLConnection(Connection):
         """
         self._interrupted = False
         self.statistics["dropped_interrupted"] += 1
-        pointer = thread_buffers.take()
+        pointer = take_buffer()
         while ssl_read(self._ssl, pointer, BUFFER_LENGTH) > 0:
             pass
-        thread_buffers.free.append(pointer)
+        give_back(pointer)
         binding.take_errors()
         self._collect_output(now)
 
@@ -374,7 +376,7 @@ class OpenSSLConnection(Connection):
 
     def _protect_run(self, messages: Sequence[Any], length: int) -> tuple[bytes, int]:
         """Protect messages of one length; the datagrams, and the length of each."""
-        ssl, outgoing, target = self._ssl, self._outgoing, thread_buffers.take()
+        ssl, outgoing, target = self._ssl, self._outgoing, take_buffer()
         step = max(1, AT_A_TIME // length)
         at = 0
         for begun in range(0, len(messages), step):
@@ -383,7 +385,7 @@ class OpenSSLConnection(Connection):
                     raise ssl_error(binding.take_errors(), "OpenSSL did not take the message")
             at += bio_read(outgoing, target + at, BUFFER_LENGTH - at)
         run = unpack(target, at)
-        thread_buffers.free.append(target)
+        give_back(target)
         return run, at // len(messages)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:  # noqa: ARG002 - the seam gives it
@@ -421,89 +423,6 @@ class OpenSSLConnection(Connection):
     def keeps_flight(self) -> bool:
         return self._flight.is_held and self._handshake is None
 
-    @property
-    def max_message_size(self) -> int:
-        return self._max_message_size
-
-    @property
-    def _was_established(self) -> bool:
-        return self._max_message_size > 0
-
-    def version(self) -> str | None:
-        return binding.version_name(self._ssl) if self._was_established else None
-
-    def cipher(self) -> tuple[str, str, int] | None:
-        return binding.current_cipher(self._ssl) if self._was_established else None
-
-    def group(self) -> str | None:
-        return binding.group_name(self._ssl) if self._was_established else None
-
-    def selected_alpn_protocol(self) -> str | None:
-        name = binding.selected_alpn(self._ssl)
-        return None if name is None else name.decode("utf-8", "surrogateescape")
-
-    def psk_identity(self) -> bytes | None:
-        if not self._was_established:
-            return None
-        if self._association.psk_identity is None and binding_sessions.session_reused(self._ssl):
-            session = self.session
-            return None if session is None else session.psk_identity
-        return self._association.psk_identity
-
-    def export_keying_material(self, label: str, length: int, context: bytes | None = None) -> bytes:
-        if not 0 < length <= MAX_EXPORTED:
-            message = f"1 to {MAX_EXPORTED} bytes can be exported, not {length!r}"
-            raise ValueError(message)
-        name = label.encode("ascii")
-        if not name:
-            message = "the label must not be empty"
-            raise ValueError(message)
-        if not self._was_established:
-            raise SSLError(SSL_ERROR_SSL, "the handshake is not complete: there are no keys to export yet")
-        try:
-            return binding_sessions.export_keying_material(self._ssl, name, length, context)
-        except binding.OpenSSLError as error:
-            raise ssl_error(error.errors, f"nothing can be exported under the label {label!r}") from None
-
-    def get_channel_binding(self, cb_type: str = "tls-unique") -> bytes | None:
-        if cb_type not in CHANNEL_BINDING_TYPES:
-            message = f"{cb_type} channel binding type not implemented"
-            raise ValueError(message)
-        # Without RFC 7627 another association can be made to have the same binding (RFC 9266, 4.2).
-        if not self._was_established or not binding_sessions.has_extended_master_secret(self._ssl):
-            return None
-        if cb_type == "tls-exporter":
-            return self.export_keying_material(_CHANNEL_BINDING_LABEL, 32, b"")
-        # RFC 5929, 3.1: the first Finished, which is the client's in a full handshake, the server's in a short one.
-        short = binding_sessions.session_reused(self._ssl)
-        return binding_sessions.finished_message(self._ssl, of_peer=self.server_side is not short)
-
-    def selected_srtp_profile(self) -> str | None:
-        return binding_sessions.selected_srtp_profile(self._ssl) if self._was_established else None
-
-    @property
-    def session(self) -> DTLSSession | None:
-        state = binding_sessions.session(self._ssl) if self._was_established else None
-        if state is None:
-            return None
-        session = DTLSSession(state, self._engine_context.session_scope(self._server_hostname))
-        return session if session.id or session.has_ticket else None
-
-    @property
-    def session_reused(self) -> bool:
-        return self._was_established and binding_sessions.session_reused(self._ssl)
-
-    def peer_certificate(self) -> bytes | None:
-        return binding_certificates.peer_certificate(self._ssl)
-
-    def unverified_chain(self) -> list[bytes]:
-        chain = binding_certificates.peer_chain(self._ssl)
-        own = self.peer_certificate() if self.server_side else None
-        return chain if own is None else [own, *chain]
-
-    def verified_chain(self) -> list[bytes]:
-        return [] if self._association.trust.decides else binding_certificates.verified_chain(self._ssl)
-
     # --- the handshake -------------------------------------------------------------------------------------------
 
     def _ask_gate(self, gate: Gate, datagram: bytes, now: float) -> list[Event]:
@@ -540,14 +459,14 @@ class OpenSSLConnection(Connection):
         if self._limits_messages_to_mtu:
             binding.set_mtu(self._ssl, self._mtu)
             self._max_message_size = min(binding.data_mtu(self._ssl), MAX_PLAINTEXT_LENGTH)
-        version = binding.version_name(self._ssl)
-        self._version = DTLS_1_0 if version == "DTLSv1" else DTLS_1_2
+        self._version = binding.negotiated_version(self._ssl)
+        version = "DTLSv1" if self._version == DTLS_1_0 else "DTLSv1.2"
         self._prefix = _BEGINNING.pack(_APPLICATION_DATA, self._version, 1)
-        name = handshake.cipher[0] if handshake.cipher else ""
+        name = binding.cipher_name(self._ssl)
         self._shortest_content = shortest_protected_content(name)
         self._longest_content = handshake.longest_content
         events: list[Event] = [HandshakeCompleted(version, name)]
-        for record in handshake.early_data:
+        for record in handshake.early_data or ():
             events += self._receive_record(record, now)
         return events
 
@@ -596,11 +515,11 @@ class OpenSSLConnection(Connection):
         self._interrupted = True
         clear_errors()
         bio_write(self._incoming, raw, len(raw))
-        pointer = thread_buffers.take()
+        pointer = take_buffer()
         count = ssl_read(self._ssl, pointer, BUFFER_LENGTH)
         self._interrupted = False
         message = unpack(pointer, max(0, count))
-        thread_buffers.free.append(pointer)
+        give_back(pointer)
         if count <= 0:
             return self._after_fruitless_read(count, now)
         if self.state is not _ESTABLISHED:

@@ -23,6 +23,7 @@ from dtls.settings.constants import Options
 from . import binding, binding_callbacks, binding_certificates, binding_sessions, binding_suites
 from .association import Association, Trust, check_psk
 from .ciphers import STRONG_SIGNATURES, cipher_list, described, lowers_level, missing_suites
+from .connection import OpenSSLConnection
 from .errors import configuration_error
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ _MAX_HOST_NAME = 255  # OpenSSL's limit, which not every version of the bindings
 
 class EngineContext:
     """OpenSSL's SSL_CTX for ``context`` in one role. Raises :class:`~dtls.SSLError` for what OpenSSL does not take."""
+
+    connection_class = OpenSSLConnection
+    """What runs the associations."""
 
     def __init__(self, context: Context, *, server_side: bool) -> None:
         self.server_side = server_side
@@ -83,6 +87,9 @@ class EngineContext:
         binding_sessions.remember_sessions(
             handle, context.session_timeout, by_id=context.session_cache and self._resumes
         )
+        if not (context.trusted_certificates or context.trusted_directories):
+            # OpenSSL would look for the rest of a chain of one certificate in each handshake, and find nothing.
+            binding_certificates.send_chain_as_it_is(handle)
         for identity in context.identities:
             self._present(identity, alone=len(context.identities) == 1)
         if self.server_side:

@@ -3,7 +3,7 @@
 OpenSSL sees whole handshake messages in order, in records numbered by us, a ChangeCipherSpec when it can use it, and
 protected records of a plausible length. A single forged datagram could otherwise end a handshake for ever (an alert,
 application data or an impossible fragment in epoch 0) or make it hold a hundred kilobytes. What OpenSSL writes is
-taken apart into messages again and kept as a flight, which is cut, packed and repeated by our own timer.
+kept as a flight (``outwards.py``), which is cut, packed and repeated by our own timer.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING
 
 from dtls.errors import SSL_ERROR_SSL, HandshakeTimeout, SSLError
 from dtls.flights import (
-    FlightItem,
     PlainRecord,
     RetransmissionTimer,
     SentFlight,
-    as_item,
 )
-from dtls.reassembly import Message, PartialMessage, Reassembler
+from dtls.reassembly import Message, Reassembler
 from dtls.wire import (
     DTLS_1_0,
     HANDSHAKE_HEADER_LENGTH,
@@ -35,16 +33,19 @@ from dtls.wire import (
     Record,
     WireError,
     build_handshake,
+    build_message_record,
     build_record,
+    last_records_at_untrusted,
     max_fragment_length_untrusted,
     parse_client_hello_untrusted,
     split_fragments_untrusted,
-    split_leading_records_untrusted,
     whole_message_at_untrusted,
 )
 
 from . import binding
+from .binding import SSL_ERROR_NONE, SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE
 from .errors import ssl_error, verification_error
+from .outwards import Outwards
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -71,18 +72,22 @@ _APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
 _HELLO_VERIFY_REQUEST = int(HandshakeType.HELLO_VERIFY_REQUEST)
 _CLIENT_HELLO = int(HandshakeType.CLIENT_HELLO)
 _CLIENT_KEY_EXCHANGE = int(HandshakeType.CLIENT_KEY_EXCHANGE)
+_BEFORE_CHANGE_CIPHER_SPEC = (_CLIENT_KEY_EXCHANGE, int(HandshakeType.CERTIFICATE_VERIFY))
+"""After one of these a client's ChangeCipherSpec may come."""
 _NOT_LIKE_OTHERS = (_CLIENT_HELLO, _HELLO_VERIFY_REQUEST)
 """Messages that more is made of than to hand them over."""
 _ALERT_LENGTH = 2
+_LONGEST_PIECE = MAX_PLAINTEXT_LENGTH - HANDSHAKE_HEADER_LENGTH
+"""Bytes of a message's body that one record holds."""
 _LAST_FIRST_RECORD = MAX_RECORD_SEQUENCE - 2**32
 
 
-def shortest_protected_content(cipher: str | None) -> int:
-    """The fewest bytes that a protected record's content can have with this suite: nonce, tag, padding.
+def shortest_protected_content(cipher: str) -> int:
+    """The fewest bytes that a protected record's content can have with this suite, if it is known: nonce, tag, padding.
 
     OpenSSL before 4.0.3 let a shorter one end the association (CVE-2026-75806).
     """
-    if cipher is None or "CCM8" in cipher or "CHACHA20" in cipher or "NULL" in cipher:
+    if not cipher or "CCM8" in cipher or "CHACHA20" in cipher or "NULL" in cipher:
         return 16
     if "GCM" in cipher or "CCM" in cipher:
         return 24
@@ -93,29 +98,39 @@ PROTECTION_OVERHEAD = 320
 """Bytes by which OpenSSL lets the content of a protected record be longer than the longest plaintext."""
 _ASKS_FOR_SHORT_RECORDS = b"\0\1\0\1"
 """How the max_fragment_length extension begins."""
-_CHANGE_CIPHER_SPEC_LENGTH = RECORD_HEADER_LENGTH + 1
+_SHORTEST_FINISHED, _LONGEST_FINISHED = 40, 256
+"""Bytes that a protected Finished can have with whatever suite: 24 in plaintext, and nonce, tag or MAC, padding."""
 
 
-def _is_end_of_flight(output: bytes, at: int, number: int) -> bool:
-    """Whether all that follows from an offset on is a ChangeCipherSpec under this record number, and a Finished."""
-    finished = at + _CHANGE_CIPHER_SPEC_LENGTH
-    content = finished + RECORD_HEADER_LENGTH
-    return (
-        content < len(output)
-        and output[at] == _CHANGE_CIPHER_SPEC
-        and output[at + 3 : at + RECORD_HEADER_LENGTH] == b"\0\0" + number.to_bytes(6, "big") + b"\0\1"
-        and output[finished] == _HANDSHAKE
-        and output[finished + 3 : finished + 5] == b"\0\1"
-        and content + (output[content - 2] << 8 | output[content - 1]) == len(output)
-    )
-
-
-class Handshake:
+class Handshake(Outwards):
     """Drives OpenSSL through one handshake.
 
     :param ssl: OpenSSL's side, between the memory BIOs ``incoming`` and ``outgoing``.
     :param outbox: where datagrams to be sent are put.
     """
+
+    over = False
+    """Whether nothing more is to be done: it is complete, or has failed with ``error``."""
+    error: SSLError | None = None
+    early_data: deque[Record] | None = None
+    """Messages and alerts that overtook the end of the handshake."""
+    longest_content = MAX_PLAINTEXT_LENGTH + PROTECTION_OVERHEAD
+    """The most bytes that a protected record's content can have. Of a longer one OpenSSL passes over the header
+    only, and takes what follows for more records: somebody else's could stand there."""
+
+    _record = 0
+    """The number of the next record that OpenSSL is given in epoch 0."""
+    _record_version = DTLS_1_0
+    _version = 0
+    """What was negotiated, as soon as there are keys."""
+    _change_cipher_spec_seen = False
+    _reads_protected = False
+    _shortest_content = shortest_protected_content("")
+    _early_records: deque[Record] | None = None
+    _verify_requests = 0
+    _peer_has_answered = False
+    _held_alert: int | None = None
+    _alert_believed_at: float | None = None
 
     def __init__(
         self,
@@ -132,11 +147,6 @@ class Handshake:
         server_hostname: str | None,
         association: Association,
     ) -> None:
-        self.over = False
-        """Whether nothing more is to be done: it is complete, or has failed with ``error``."""
-        self.error: SSLError | None = None
-        self.early_data: deque[Record] = deque()
-        """Messages and alerts that overtook the end of the handshake."""
         self._context = context
         self._ssl, self._incoming, self._outgoing = ssl, incoming, outgoing
         self._flight, self._outbox, self._statistics = flight, outbox, statistics
@@ -147,27 +157,6 @@ class Handshake:
         self._deadline = now + self._time_allowed
         self._timer = timer
         self._reassembler = Reassembler(server_side=context.server_side)
-        self.cipher: tuple[str, str, int] | None = None
-        """The suite, as soon as records are protected with it."""
-        self._record = 0  # the number of the next record that OpenSSL is given in epoch 0
-        self._record_version = DTLS_1_0
-        self._version = 0
-        """What was negotiated, as soon as there are keys."""
-        self._change_cipher_spec_seen = False
-        self._reads_protected = False
-        self._shortest_content = shortest_protected_content(None)
-        self.longest_content = MAX_PLAINTEXT_LENGTH + PROTECTION_OVERHEAD
-        """The most bytes that a protected record's content can have. Of a longer one OpenSSL passes over the header
-        only, and takes what follows for more records: somebody else's could stand there."""
-        self._early_records: deque[Record] = deque()
-        self._verify_requests = 0
-        self._peer_has_answered = False
-        self._held_alert: int | None = None
-        self._alert_believed_at: float | None = None
-        self._sent_change_cipher_spec = False
-        self._sent_finished = False
-        self._own: PartialMessage | None = None
-        self._own_sequence = -1
 
     def continue_with(self, ssl: binding.Handle, incoming: binding.Handle, outgoing: binding.Handle) -> None:
         """Let another SSL answer the ClientHello, of which none has seen anything yet."""
@@ -196,35 +185,105 @@ class Handshake:
 
     # --- inwards -------------------------------------------------------------------------------------------------
 
-    def receive_leading_messages(self, datagram: bytes, now: float) -> int:
-        """Take in the messages at the head of a datagram that are whole and the next ones; the offset after them.
+    def receive_leading_records(self, datagram: bytes, now: float) -> int:
+        """Take in the records at the head of a datagram that are the next ones; the offset after them.
 
-        That is what nearly every datagram of a handshake is made of. OpenSSL is given them all at once.
+        They are messages that are whole, and perhaps a ChangeCipherSpec and a Finished at the end, which is what nearly
+        every datagram of a handshake consists of. OpenSSL is given them all at once.
         """
-        parts: list[bytes] = []
+        reassembler = self._reassembler
+        length = len(datagram)
+        number, last = self._record, 0
+        as_received = True
         at = 0
-        while (found := whole_message_at_untrusted(datagram, at)) is not None:
-            version, _, message_type, sequence, end = found
-            length = end - at - MESSAGE_RECORD_OVERHEAD
+        while at < length and (found := whole_message_at_untrusted(datagram, at)) is not None:
+            version, record_number, message_type, sequence, end = found
+            if message_type == _HELLO_VERIFY_REQUEST and not at:
+                return self._receive_verify_request(datagram, found, now)
             if (
                 message_type in _NOT_LIKE_OTHERS
                 or end > MAX_PLAINTEXT_LENGTH  # as much as OpenSSL reads at a time
-                or not self._reassembler.pass_over_untrusted(message_type, sequence, length)
+                or not reassembler.pass_over_untrusted(
+                    message_type, sequence, end - at - MESSAGE_RECORD_OVERHEAD
+                )
             ):
                 break
-            content = datagram[at + RECORD_HEADER_LENGTH : end]
             if message_type == _CLIENT_KEY_EXCHANGE:
-                self._association.note_key_exchange(content[HANDSHAKE_HEADER_LENGTH:])
-            parts.append(build_record(_HANDSHAKE, version, 0, self._record, content))
-            self._record += 1
+                self._association.note_key_exchange(datagram[at + MESSAGE_RECORD_OVERHEAD : end])
+            if record_number != number:
+                as_received = False
+            number, last, at = number + 1, message_type, end
             self._record_version = version
-            at = end
-        if parts:
+        if (
+            at < length
+            and as_received
+            and (self._sent_change_cipher_spec or last in _BEFORE_CHANGE_CIPHER_SPEC)
+            and self._receive_end(datagram, at, number, now)
+        ):
+            return length
+        if at:
+            messages = datagram[:at] if as_received else self._with_own_numbers(datagram, at)
+            self._record = number
             self._made_progress()
-            self._write(b"".join(parts))
+            self._write(messages)
             if self._step(now):
                 self._go_on(now)
         return at
+
+    def _receive_verify_request(
+        self, datagram: bytes, found: tuple[int, int, int, int, int], now: float
+    ) -> int:
+        """As :meth:`receive_leading_records`, for the HelloVerifyRequest that was ``found`` at the head."""
+        version, _, message_type, sequence, end = found
+        body = datagram[MESSAGE_RECORD_OVERHEAD:end]
+        if not self._reassembler.pass_over_untrusted(message_type, sequence, len(body)):
+            return 0
+        self._record_version = version
+        if self._feed_message(Message(message_type, sequence, body), now):
+            self._go_on(now)
+        return end
+
+    def _with_own_numbers(self, datagram: bytes, end: int) -> bytes:
+        """The messages at the head of a datagram, under our own numbers: a stranger's would upset OpenSSL's window."""
+        parts: list[bytes] = []
+        at = 0
+        while at < end:
+            after = at + RECORD_HEADER_LENGTH + (datagram[at + 11] << 8 | datagram[at + 12])
+            version = datagram[at + 1] << 8 | datagram[at + 2]
+            number = self._record + len(parts)
+            parts.append(
+                build_record(_HANDSHAKE, version, 0, number, datagram[at + RECORD_HEADER_LENGTH : after])
+            )
+            at = after
+        return b"".join(parts)
+
+    def _receive_end(self, datagram: bytes, at: int, number: int, now: float) -> bool:
+        """Take in a datagram of messages that ends with the peer's ChangeCipherSpec and Finished; whether it does.
+
+        ``number`` is the record number that the ChangeCipherSpec must have. Nothing may wait that comes first.
+        """
+        found = last_records_at_untrusted(datagram, at)
+        if found is None or self._change_cipher_spec_seen or self._early_records:
+            return False
+        version, record_number, length = found
+        if (
+            record_number != number
+            or not _SHORTEST_FINISHED <= length <= _LONGEST_FINISHED
+            or version != binding.negotiated_version(self._ssl)
+            or len(datagram) > MAX_PLAINTEXT_LENGTH
+        ):
+            return False
+        self._version = self._record_version = version
+        self._change_cipher_spec_seen = True
+        self._record = number + 1
+        if at:
+            self._made_progress()
+        self._write(datagram)
+        if self._step(now):
+            if self._note_keys_in_use():
+                self._statistics["dropped_unauthenticated"] += 1
+            self._go_on(now)
+        return True
 
     def _go_on(self, now: float) -> None:
         """OpenSSL has taken a message in: offer it a ChangeCipherSpec that waits, and messages complete by now."""
@@ -249,9 +308,9 @@ class Handshake:
             self._statistics["dropped_implausible_record"] += 1
         elif kind != _HANDSHAKE:
             # An alert that comes before the Finished has overtaken it: whoever protects records has sent one.
-            self._hold(self.early_data, record)
+            self.early_data = self._hold(self.early_data, record)
         elif not self._reads_protected:
-            self._hold(self._early_records, record)
+            self._early_records = self._hold(self._early_records, record)
         else:
             self._feed_protected(record, now)
 
@@ -269,11 +328,14 @@ class Handshake:
                 plaintext = max_fragment_length_untrusted(parse_client_hello_untrusted(body))
                 self.longest_content = (plaintext or MAX_PLAINTEXT_LENGTH) + PROTECTION_OVERHEAD
 
-    def _hold(self, queue: deque[Record], record: Record) -> None:
+    def _hold(self, queue: deque[Record] | None, record: Record) -> deque[Record]:
+        """The queue with a record more, and perhaps without the oldest."""
+        queue = deque() if queue is None else queue
         queue.append(record)
         while len(queue) > MAX_HELD_RECORDS or sum(len(held.fragment) for held in queue) > MAX_HELD_BYTES:
             queue.popleft()
             self._statistics["dropped_too_early"] += 1
+        return queue
 
     def _receive_fragments(self, record: Record, now: float) -> None:
         self._record_version = record.version
@@ -313,19 +375,26 @@ class Handshake:
             self._association.note_key_exchange(message.body)
         elif message.message_type == _CLIENT_HELLO:
             self._note_client_hello(message.body)
-        if message.message_type == _CLIENT_HELLO and (alert := self._association.meet(message)) is not None:
-            self._fail(self._explain_failure([]))
-            refusal = PlainRecord(_ALERT, self._record_version, bytes([AlertLevel.FATAL, alert]))
-            self._outbox += self._flight.packer.pack([refusal])
+            alert = self._association.meet(message)
+            if alert is not None:
+                self._fail(self._explain_failure([]))
+                refusal = PlainRecord(_ALERT, self._record_version, bytes([AlertLevel.FATAL, alert]))
+                self._outbox += self._flight.packer.pack([refusal])
+                return
+        if len(message.body) > _LONGEST_PIECE:
+            self._write_pieces(message)
             return
-        piece_length = MAX_PLAINTEXT_LENGTH - HANDSHAKE_HEADER_LENGTH
-        for offset in range(0, max(len(message.body), 1), piece_length):
+        self._write(build_message_record(self._record_version, self._record, *message))
+        self._record += 1
+
+    def _write_pieces(self, message: Message) -> None:
+        for offset in range(0, len(message.body), _LONGEST_PIECE):
             if offset:  # OpenSSL reads no more than this at a time from a memory BIO
                 binding.do_handshake(self._ssl)
             content = build_handshake(
                 message.message_type,
                 message.sequence,
-                message.body[offset : offset + piece_length],
+                message.body[offset : offset + _LONGEST_PIECE],
                 offset=offset,
                 length=len(message.body),
             )
@@ -349,17 +418,20 @@ class Handshake:
         self._version = self._record_version = binding.negotiated_version(self._ssl)
         self._write(self._numbered(_CHANGE_CIPHER_SPEC, self._record_version, b"\x01"))
         goes_on = self._step(now)
-        if not goes_on or not binding.awaits_finished(self._ssl):
-            return goes_on
+        if goes_on and self._note_keys_in_use():
+            waiting, self._early_records = self._early_records or (), None
+            for record in waiting:
+                goes_on = goes_on and self._feed_protected(record, now)
+        return goes_on
+
+    def _note_keys_in_use(self) -> bool:
+        """Whether OpenSSL has taken the ChangeCipherSpec that it was offered, so that the Finished comes next."""
+        if not binding.awaits_finished(self._ssl):
+            return False
         self._reads_protected = True
         self._made_progress()
-        self.cipher = binding.current_cipher(self._ssl)
-        self._shortest_content = shortest_protected_content(self.cipher and self.cipher[0])
-        waiting = list(self._early_records)
-        self._early_records.clear()
-        for record in waiting:
-            goes_on = goes_on and self._feed_protected(record, now)
-        return goes_on
+        self._shortest_content = shortest_protected_content(binding.cipher_name(self._ssl))
+        return True
 
     def _feed_protected(self, record: Record, now: float) -> bool:
         """Give OpenSSL a protected record; whether the handshake goes on."""
@@ -443,11 +515,14 @@ class Handshake:
     def _step(self, now: float) -> bool:
         """Let OpenSSL go on with what it has, and send what it says; whether the handshake goes on."""
         outcome = binding.do_handshake(self._ssl)
-        errors = binding.take_errors() if outcome == binding.SSL_ERROR_SSL else []
+        if outcome == SSL_ERROR_WANT_READ:
+            self._collect_output(now)
+            return True
+        errors = binding.take_errors() if outcome == SSL_ERROR_SSL else []
         self._collect_output(now)
-        if outcome == binding.SSL_ERROR_NONE:
+        if outcome == SSL_ERROR_NONE:
             self.over = True
-        elif outcome not in (binding.SSL_ERROR_WANT_READ, binding.SSL_ERROR_WANT_WRITE):
+        elif outcome != SSL_ERROR_WANT_WRITE:
             self._fail(self._explain_failure(errors))
         return not self.over
 
@@ -465,102 +540,6 @@ class Handshake:
             code, words = binding.verify_result(self._ssl)
             return verification_error(code, words, self._server_hostname)
         return ssl_error(errors, "the handshake ended without a reason given")
-
-    def _collect_output(self, now: float) -> None:
-        """Send what OpenSSL says."""
-        output = binding.read_all(self._outgoing)
-        if not output:
-            return
-        next_record = self._number_after(output)
-        if next_record is None:
-            self._take_apart(output, now)
-            return
-        self._outbox.append(output)
-        self._flight.replace_as_written(output, next_record, self._reassembler.next_sequence - 1, now)
-        self._timer.start(now)
-
-    def _number_after(self, output: bytes) -> int | None:
-        """The record number after a new flight that can be sent as OpenSSL wrote it; ``None`` if it cannot.
-
-        It can if it is one datagram of whole messages, none of them a repeat, with a ChangeCipherSpec and a Finished at
-        the end or without, and OpenSSL's record numbers are those that are next here, where repeats count too.
-        """
-        packer = self._flight.packer
-        if len(output) > packer.mtu:
-            return None
-        number, sequence, at = packer.next_record, self._own_sequence, 0
-        while (found := whole_message_at_untrusted(output, at)) is not None:
-            _, record, _, message_sequence, end = found
-            if record != number or message_sequence <= sequence:
-                return None
-            number, sequence, at = number + 1, message_sequence, end
-        if at < len(output):
-            if self._sent_change_cipher_spec or not _is_end_of_flight(output, at, number):
-                return None
-            number += 1
-            self._sent_change_cipher_spec = self._sent_finished = True
-        self._own_sequence = sequence
-        return number
-
-    def _take_apart(self, output: bytes, now: float) -> None:
-        """Make a flight of OpenSSL's output. What it repeats because its own timer has passed is left out."""
-        items: list[FlightItem] = []
-        alerts: list[FlightItem] = []
-        records, _ = split_leading_records_untrusted(output)
-        for record in records:
-            kind = record.content_type
-            if kind == _HANDSHAKE and not record.epoch:
-                items += self._new_messages(record)
-            elif kind == _CHANGE_CIPHER_SPEC:
-                if not self._sent_change_cipher_spec:
-                    items.append(as_item(record))
-                self._sent_change_cipher_spec = True
-            elif kind == _HANDSHAKE:
-                finished = as_item(record)
-                if self._sent_finished:
-                    self._flight.refresh(finished)
-                else:
-                    items.append(finished)
-                self._sent_finished = True
-            else:
-                alerts.append(as_item(record))
-        if items:
-            self._outbox += self._flight.replace(items, self._reassembler.next_sequence - 1, now)
-            self._timer.start(now)
-        if alerts:
-            self._outbox += self._flight.packer.pack(alerts)
-
-    def _new_messages(self, record: Record) -> list[FlightItem]:
-        """The messages that OpenSSL completes with this record of its own, repeats left out."""
-        items: list[FlightItem] = []
-        for fragment in split_fragments_untrusted(record.fragment):
-            sequence = fragment.message_sequence
-            if sequence <= self._own_sequence:
-                continue
-            if self._own is None:
-                self._own = PartialMessage(fragment.length)
-            self._own.add(fragment.offset, fragment.body)
-            if self._own.is_complete:
-                content = build_handshake(fragment.message_type, sequence, self._own.assemble())
-                items.append(PlainRecord(record.content_type, record.version, content))
-                self._own, self._own_sequence = None, sequence
-        return items
-
-    def _repeat_flight(self, now: float) -> None:
-        if self._sent_finished:
-            # A peer drops a record number that it has seen, and only OpenSSL can protect a record. It does so when
-            # its own clock says so; until then the old record goes out again.
-            binding.handle_timeout(self._ssl)
-            self._collect_output(now)
-        self._statistics["flights_repeated"] += 1
-        self._outbox += self._flight.repeat(now)
-
-    def _answer_repeat(self, now: float) -> None:
-        """The peer repeats the flight that ours answered, so ours may be lost (RFC 6347, 4.2.4, WAITING)."""
-        if self._flight.may_be_repeated(now):
-            self._repeat_flight(now)
-        else:
-            self._statistics["repeats_unanswered"] += 1
 
     def close(self) -> None:
         """End it without success. A courtesy: with an alert, the peer need not wait for its deadline."""
