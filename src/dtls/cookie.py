@@ -104,8 +104,9 @@ class CookieFactory:
         version, random, _, _, cipher_suites, compression_methods, _ = hello
         # repr() of a socket address is unambiguous: a tuple of strings and integers.
         place = repr(address).encode("utf-8", "backslashreplace")
-        lengths = len(place), len(cipher_suites), len(compression_methods)
-        head = _HEAD.pack(slot, salt, random, version, *lengths)
+        head = _HEAD.pack(
+            slot, salt, random, version, len(place), len(cipher_suites), len(compression_methods)
+        )
         mac.update(head + place + cipher_suites + compression_methods)
         return mac.finalize()[:MAC_LENGTH]
 

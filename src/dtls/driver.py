@@ -58,6 +58,12 @@ class Driver(Sender):
         descriptor alone does not tell when there is something to read.
     """
 
+    # What stays so in many an association.
+    _may_read_runs = True
+    _waiting_in_recv = 0
+    _left: threading.Condition | None = None
+    """Notified when a thread no longer waits in ``recv``, once somebody wants to know."""
+
     def __init__(
         self,
         sock: socket.socket,
@@ -77,12 +83,8 @@ class Driver(Sender):
         self.shares = False
         """Whether ``divert`` gets a copy of everything, since the peer is in a new handshake."""
         self._diverted: deque[tuple[bytes, Any]] = deque()
-        self._may_read_runs = True
         self._runs: RunReader | None = None
         """What reads the socket once many messages have been asked for at a time."""
-        self._waiting_in_recv = 0
-        self._left: threading.Condition | None = None
-        """Notified when a thread no longer waits in ``recv``, once somebody wants to know."""
         self._strangers_until = -math.inf if peer is None else now() + STRANGERS_TIME
         """Until when the sender of each datagram is looked at."""
 
@@ -103,6 +105,8 @@ class Driver(Sender):
                     return
             refused = self.statistics["refused_by_icmp"]  # once, which is not enough to believe it
             self._wait(deadline, timeout, _NO_LISTENER if refused else "the handshake timed out")
+        if self._diverted:
+            self._hand_on()
 
     def _complete_by_poll(self, deadline: float) -> bool:
         """Complete the handshake, if nothing is to be done but to take in the peer's datagrams; whether it is complete.
@@ -110,9 +114,33 @@ class Driver(Sender):
         That is what nearly every handshake comes to. Each is waited for before the socket is read.
         """
         connection, poll = self.connection, select.poll()
-        with self._lock:
-            seconds = self._seconds_to_datagram(deadline)
-        while seconds:
+        ready = None
+        while True:
+            with self._lock:
+                if ready is not None:
+                    self._waiting -= 1
+                    if self._closed:
+                        self._close_if_unused()
+                        return False
+                    datagram = self._read() if ready and self.error is None else None
+                    if datagram is None:
+                        return False
+                    self._refusals = 0
+                    self._take_in(connection.unprotect(datagram, now()))
+                if self._closed or self.error is not None:
+                    return False
+                if connection.state is not _HANDSHAKING:
+                    return ready is not None and connection.state is _ESTABLISHED
+                began = now()
+                seconds = min(deadline - began, LOOK_AGAIN)
+                at = connection.next_timeout()
+                if at is not None and at - began < seconds:
+                    seconds = at - began
+                # A borrowed socket tells of a refusal to whoever reads, and its descriptor does not.
+                refused = getattr(self.sock, "refused", False)
+                if seconds <= 0 or refused or self._unsent or self._diverted:
+                    return False
+                self._waiting += 1
             try:
                 poll.register(self.sock.fileno(), select.POLLIN)
                 ready = poll.poll(math.ceil(seconds * 1000))
@@ -120,40 +148,6 @@ class Driver(Sender):
                 with self._lock:
                     self._done_waiting()
                 raise
-            with self._lock:
-                self._waiting -= 1
-                if self._closed:
-                    self._close_if_unused()
-                    return False
-                datagram = self._read() if ready and self.error is None else None
-                if datagram is None:
-                    return False
-                self._refusals = 0
-                self._take_in(connection.unprotect(datagram, now()))
-                if connection.state is _ESTABLISHED:
-                    return self.error is None and not self._diverted
-                seconds = self._seconds_to_datagram(deadline)
-        return False
-
-    def _seconds_to_datagram(self, deadline: float) -> float:
-        """How long to wait for the next datagram of a handshake, to be counted out then; 0 if there is more to do."""
-        connection = self.connection
-        if connection.state is not _HANDSHAKING or (
-            self._unsent or self._diverted or self._closed or self.error
-        ):
-            return 0.0
-        # A borrowed socket tells that to whoever reads, and its descriptor does not.
-        if getattr(self.sock, "refused", False):
-            return 0.0
-        began = now()
-        seconds = min(deadline - began, LOOK_AGAIN)
-        at = connection.next_timeout()
-        if at is not None and at - began < seconds:
-            seconds = at - began
-        if seconds <= 0:
-            return 0.0
-        self._waiting += 1
-        return seconds
 
     def receive(self, timeout: float | None) -> bytes | None:
         """The next message; ``None`` when the peer has closed. Raises what ended the association otherwise."""

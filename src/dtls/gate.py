@@ -134,20 +134,21 @@ class Gate:
         hello = parse_client_hello_untrusted(body)
         if record_number > MAX_FIRST_RECORD:
             raise WireError("wild_record_number")
-        cookies, proved = self._cookies, False
-        if cookies is not None:
-            proved = bool(hello.cookie) and cookies.verify(address, hello, now)
-            if not proved:
-                if hello.cookie:
-                    self.statistics["cookies_refused"] += 1
-                self.statistics["cookies_sent"] += 1
-                cookie = cookies.generate(address, hello, now)
-                return Verdict(build_hello_verify_request(cookie, record_number))
+        cookies = self._cookies
+        if cookies is None:
+            if sequence:
+                raise WireError("wild_message_seq")
+        elif hello.cookie and cookies.verify(address, hello, now):
             self.statistics["cookies_accepted"] += 1
-        elif sequence:
-            raise WireError("wild_message_seq")
+        else:
+            if hello.cookie:
+                self.statistics["cookies_refused"] += 1
+            self.statistics["cookies_sent"] += 1
+            cookie = cookies.generate(address, hello, now)
+            return Verdict(build_hello_verify_request(cookie, record_number))
         message = Message(_CLIENT_HELLO, sequence, body)
-        return Verdict(None, ReceivedClientHello(message, record_number, version, proved), hello)
+        received = ReceivedClientHello(message, record_number, version, cookies is not None)
+        return Verdict(None, received, hello)
 
     def _reassemble(self, fragment: HandshakeFragment, address: Hashable) -> bytes | None:
         if len(fragment.body) == fragment.length:

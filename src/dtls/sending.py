@@ -49,6 +49,14 @@ _HANDSHAKING, _ESTABLISHED = ConnectionState.HANDSHAKING, ConnectionState.ESTABL
 class Sender(abc.ABC):
     """The half of :class:`~dtls.driver.Driver` that sends ``connection``'s datagrams on ``sock``, and that waits."""
 
+    # What stays so in many an association.
+    _refusals = 0
+    _owns_socket = True
+    _waiting = 0
+    """How many threads wait for the socket; the last to wake closes it if it is to be closed."""
+    _sends_segments: bool | None = None
+    """Whether the kernel takes datagrams of one size as one; ``None`` until somebody wants to know."""
+
     def __init__(
         self,
         sock: socket.socket,
@@ -66,22 +74,16 @@ class Sender(abc.ABC):
         """What ended the association, if it did not end by close_notify."""
         self._wait_elsewhere = wait
         self._refusals_tolerated = refusals_tolerated
-        self._refusals = 0
         self._may_keep_flight = True
         self._unsent: deque[bytes] = deque()
         self._lock = threading.RLock()
         self._closed = False
-        self._owns_socket = True
-        self._waiting = 0
-        """How many threads wait for the socket; the last to wake closes it if it is to be closed."""
         # ``recv`` may wait where there is another way to send that does not, whatever mode the socket is in.
         self._waits_in_recv = _POSIX and isinstance(sock, socket.socket)
         self._recv_timeout = 0.0
         self._send: Callable[[bytes], int] = (
             functools.partial(os.write, sock.fileno()) if self._waits_in_recv else sock.send
         )
-        self._sends_segments: bool | None = None
-        """Whether the kernel takes datagrams of one size as one; ``None`` until somebody wants to know."""
 
     @abc.abstractmethod
     def advance(self, messages: int = 0) -> None:

@@ -181,23 +181,6 @@ class SSLConnection:
     _established = False
     _refused_at: float | None = None
 
-    def _admit(self, arrival: Arrival) -> Self | None:
-        """The connection with a peer that has proved its address; ``None`` if it was accepted before."""
-        admitted = self._receptionist().admit(arrival)
-        if admitted is None:
-            return None
-        sock, driver = admitted
-        accepted = type(self).__new__(type(self))
-        accepted._set_up(  # noqa: SLF001 - it is one of us
-            self._context,
-            sock,
-            self._do_handshake_on_connect,
-            self._suppress_ragged_eofs,
-            self._configure,
-            driver,
-        )
-        return accepted
-
     def __repr__(self) -> str:
         state = "listening" if self._listens else "unconnected"
         if self._driver is not None:
@@ -231,14 +214,24 @@ class SSLConnection:
         arrival, self._arrival = self._arrival, None
         if arrival is None:
             return None
-        accepted = self._admit(arrival)
-        if accepted is None:
+        admitted = self._receptionist().admit(arrival)
+        if admitted is None:
             return None
+        sock, driver = admitted
+        accepted = type(self).__new__(type(self))
+        accepted._set_up(  # noqa: SLF001 - it is one of us
+            self._context,
+            sock,
+            self._do_handshake_on_connect,
+            self._suppress_ragged_eofs,
+            self._configure,
+            driver,
+        )
         if self._do_handshake_on_connect:
             try:
                 accepted.do_handshake()
             except BaseException:
-                accepted.get_socket(True).close()
+                sock.close()
                 raise
         return accepted, arrival.origin.address
 
