@@ -19,6 +19,7 @@ from dtls.sslconnection import (
     CERT_REQUIRED,
     SSLConnection,
 )
+from dtls.wire import ContentType
 from tests.loopback import HOSTS, PATIENCE, Worker, relay, wait_for
 from tests.pydtls import accept, connections, raised, run_python, udp
 
@@ -255,6 +256,33 @@ def test_a_handshake_without_blocking_is_driven_by_get_timeout_and_handle_timeou
             assert client.get_timeout() is None
             assert client.handle_timeout() is False
             accepting.result()[0].get_socket(True).close()
+
+
+def test_a_server_that_only_writes_repeats_its_last_flight(pem: bytes) -> None:
+    lost: list[bytes] = []
+
+    def lose_the_finished(sender: str, _: int, datagram: bytes) -> list[bytes]:
+        if sender == "server" and datagram[0] == ContentType.CHANGE_CIPHER_SPEC and not lost:
+            lost.append(datagram)
+            return []
+        return [datagram]
+
+    def be_quick(ssl: Any) -> None:
+        ssl.DTLS_set_timer_cb(lambda _ssl, _microseconds: 50_000)
+
+    with udp(bound=True) as bound, udp() as sock:
+        accepting = Worker(accept, SSLConnection(bound, pem, pem, server_side=True))
+        with relay(bound.getsockname(), lose_the_finished) as address:
+            client = SSLConnection(sock, cb_user_config_ssl=be_quick)
+            connecting = Worker(client.connect, address)
+            server, _ = accepting.result()
+            with server.get_socket(True):
+                wait_for(lambda: server.write(b"news") and not connecting.is_alive())
+                connecting.result()
+                assert client.read() == b"news"
+                assert client.write(b"heard") == server.write(b"again") == 5
+                assert server.read() == b"heard"
+    assert lost
 
 
 def _is_done(connection: SSLConnection) -> bool:

@@ -327,10 +327,9 @@ class SSLConnection:
         """
         if buffer is not None:
             return self._read_into(buffer, len)
-        driver = self._driver
-        if driver is None or not self._established:
-            driver = self._association()
-            self._handshake(driver, ERR_READ_TIMEOUT)
+        if not self._established:
+            self._handshake(self._association(), ERR_READ_TIMEOUT)
+        driver: Driver = self._driver  # type: ignore[assignment] # there is one, whose handshake is complete
         timeout = self._sock.gettimeout()
         began = now() if timeout else 0.0
         try:
@@ -373,24 +372,22 @@ class SSLConnection:
         and 505 for an ICMP refusal; OpenSSL errors for a message that is too long (``SSL_ERROR_SSL``) or empty
         (``SSL_ERROR_SYSCALL``), and after the end (``SSL_ERROR_ZERO_RETURN``).
         """
-        driver = self._driver
-        if driver is None or not self._established:
-            driver = self._association()
-            self._handshake(driver, ERR_WRITE_TIMEOUT)
+        if not self._established:
+            self._handshake(self._association(), ERR_WRITE_TIMEOUT)
+        driver: Driver = self._driver  # type: ignore[assignment] # as in `read`
+        borrowed: BorrowedSocket = driver.sock  # type: ignore[assignment] # see where it was made
         message = data if type(data) is bytes else _bytes_of(data)
         length = len(message)
         if not length:
             raise OpenSSLError(SSL_ERROR_SYSCALL, [], 0, "SSL_write")
-        refused = False
         try:
             if not driver.send_through(self._send, message):
                 driver.send(message, self._sock.gettimeout())
         except ConnectionRefusedError:
-            refused = True
+            borrowed.refused = True
         except TRANSLATED as error:
             raise translate(error, ERR_WRITE_TIMEOUT, "SSL_write") from error
-        borrowed: BorrowedSocket = driver.sock  # type: ignore[assignment] # see where it was made
-        if refused or borrowed.refused:
+        if borrowed.refused:
             borrowed.refused = False
             raise_ssl_error(ERR_PORT_UNREACHABLE)
         return length

@@ -267,7 +267,7 @@ class OpenSSLConnection(Negotiated):
     def protect(self, message: bytes | bytearray | memoryview) -> bytes:
         if self.state is not _ESTABLISHED:
             raise self._cannot_send()
-        data = message if isinstance(message, bytes) else _buffer_of(message)
+        data = message if type(message) is bytes else _buffer_of(message)
         length = len(data)
         if not 0 < length <= self._max_message_size:
             raise self._wrong_length(length)
