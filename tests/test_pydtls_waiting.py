@@ -168,8 +168,8 @@ def test_a_listening_socket_without_a_timeout_waits_by_itself(
     fruitless: list[None] = []
     receive = Listener.receive
 
-    def noting(listener: Listener, **options: Any) -> Any:
-        received = receive(listener, **options)
+    def noting(listener: Listener, through: socket.socket | None = None) -> Any:
+        received = receive(listener, through)
         if received is None:
             fruitless.append(received)
         return received
@@ -193,9 +193,9 @@ def test_a_listening_descriptor_that_does_not_block_is_not_asked_again_and_again
     asked: list[Listener] = []
     receive = Listener.receive
 
-    def noting(listener: Listener, **options: Any) -> Any:
+    def noting(listener: Listener, through: socket.socket | None = None) -> Any:
         asked.append(listener)
-        return receive(listener, **options)
+        return receive(listener, through)
 
     monkeypatch.setattr(Listener, "receive", noting)
     with udp(bound=True, timeout=None) as bound, udp() as sock:

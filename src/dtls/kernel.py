@@ -33,7 +33,7 @@ def wait_until_ready(
     seconds = until - now()
     if CAN_POLL:
         poll = select.poll()
-        poll.register(descriptor, select.POLLIN | (select.POLLOUT if writable else 0))
+        poll.register(descriptor, select.POLLIN | select.POLLOUT if writable else select.POLLIN)
         for other in also_readable:
             poll.register(other, select.POLLIN)
         # Rounded up: a wait that ends a millisecond early would be a busy loop.

@@ -93,7 +93,10 @@ class Listener:
     def send(self, datagram: bytes, origin: Origin) -> None:
         """Send to where a datagram came from. What the kernel does not take is lost, as any datagram may be."""
         try:
-            self.transmit(datagram, origin)
+            if origin.local is None:
+                self.sock.sendto(datagram, origin.address)
+            else:
+                self.transmit(datagram, origin)
         except OSError as error:
             self._count(error)
 
@@ -131,7 +134,7 @@ class Listener:
 
     def branch(self, sock: socket.socket, origin: Origin) -> list[tuple[bytes, Any]]:
         """Bind a :meth:`new_socket` to our address and connect it to the peer; what came to it before that."""
-        sock.bind(self.own_address(origin))
+        sock.bind(self.sock.getsockname() if origin.local is None else self.own_address(origin))
         sock.connect(origin.address)
         return self._strays(sock)
 

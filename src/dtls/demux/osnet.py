@@ -44,12 +44,16 @@ class UDPDemux:
         It is empty if it was of an accepted peer, which has it now. Before the time has come, there may be none
         because another thread was faster.
         """
-        received = None
+        listener, received = self._listener, None
         if until == math.inf:  # as of a socket without a timeout, which waits by itself
-            received = self._listener.receive(through=self._sock.sock)
-        if received is None and wait_until_ready(self._sock.fileno(), writable=False, until=until):
-            received = self._listener.receive()
-        if received is not None and received[1] in self._drivers and self.forward(*received):
+            received = listener.receive(self._sock.sock)
+        if received is None:
+            if not wait_until_ready(self._sock.fileno(), writable=False, until=until):
+                return None
+            received = listener.receive()
+            if received is None:
+                return None
+        if received[1] in self._drivers and self.forward(*received):
             return b"", received[1]
         return received
 
