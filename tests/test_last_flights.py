@@ -214,7 +214,9 @@ def test_a_change_cipher_spec_that_comes_before_the_certificate_verify_does_no_h
         ]
         return [[*messages, *early], [verify, change, finished]]
 
-    completes(Pair(*mutual), Changing("client", too_early))
+    pair = Pair(*mutual)
+    completes(pair, Changing("client", too_early))
+    assert pair.server.statistics["dropped_unauthenticated"] == (not with_finished)
 
 
 def test_messages_before_a_change_cipher_spec_that_is_too_early_belie_an_alert(

@@ -14,7 +14,9 @@ import pytest
 from dtls import driver as drivers
 from dtls import err
 from dtls.demux import osnet
+from dtls.driver import Driver
 from dtls.errors import SSLZeroReturnError
+from dtls.kernel import now
 from dtls.pydtls import arguments
 from dtls.pydtls.borrowed import BorrowedSocket
 from dtls.pydtls.sslsocket import DatagramSSLSocket
@@ -139,6 +141,17 @@ def test_a_handshake_on_a_socket_that_its_owner_has_closed_says_so() -> None:
         assert isinstance(raised(near.do_handshake), OSError)
         assert near._driver is not None
         assert near._driver._waiting == 0
+
+
+def test_a_handshake_on_a_descriptor_that_was_closed_meanwhile_says_so(client: Context) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.connect(peer.getsockname())
+        driver = Driver(sock, client.connection(now(), server_hostname="localhost"))
+        sock.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            driver.handshake(1.0)
 
 
 def test_close_wakes_a_handshake_in_another_thread(client: Context) -> None:

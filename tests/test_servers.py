@@ -909,17 +909,33 @@ def test_an_accepted_socket_that_is_dropped_makes_room_for_a_new_association(
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["one by one", "many at a time"])
+@pytest.mark.parametrize("before", ["nothing", "a close_notify", "a refusal", "many messages"])
 def test_a_client_hello_that_waits_in_an_accepted_socket_is_answered_when_that_is_closed(
-    client: Context, server: Context, many: bool
+    client: Context, server: Context, many: bool, before: str
 ) -> None:
     """A client's port is soon another client's, and a server may still be busy with what the first one has said."""
     with create_server(("127.0.0.1", 0), context=server) as listening:
         near, far = pair(client, server, listener=listening)
-        with near:
-            if many:
-                near.send(b"hello")
-                assert far.recv_many(1) == [b"hello"]
-            port = near.getsockname()[1]
+        far.settimeout(PATIENCE)
+        if many:
+            near.send(b"hello")
+            assert far.recv_many(1) == [b"hello"]
+        port = near.getsockname()[1]
+        assert near._driver is not None
+        if before == "many messages":
+            near.send_many([b"more"] * 10)
+            assert far.recv_many(1) == [
+                b"more"
+            ]  # the kernel has begun to give several at a time, where it does
+            for _ in range(5):
+                near.send_many([b"more"] * 10)
+        if before == "a close_notify":
+            near.close()
+        else:
+            near._driver.sock.close()  # without a word
+            near.close()
+        if before == "a refusal":
+            far.send(b"are you still there?")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as another:
             another.bind(("127.0.0.1", port))
             another.connect(listening.getsockname())

@@ -138,11 +138,12 @@ class Driver(Sender):
                     seconds = at - began
                 # A borrowed socket tells of a refusal to whoever reads, and its descriptor does not.
                 refused = getattr(self.sock, "refused", False)
-                if seconds <= 0 or refused or self._unsent or self._diverted:
+                descriptor = self.sock.fileno()
+                if seconds <= 0 or refused or self._unsent or self._diverted or descriptor < 0:
                     return False
                 self._waiting += 1
             try:
-                poll.register(self.sock.fileno(), select.POLLIN)
+                poll.register(descriptor, select.POLLIN)
                 ready = poll.poll(math.ceil(seconds * 1000))
             except BaseException:
                 with self._lock:
@@ -344,12 +345,15 @@ class Driver(Sender):
             at = self.connection.next_timeout()
             return None if at is None else max(0.0, at - now())
 
-    def close(self) -> None:
-        """Say close_notify if that can be done at once, and close the socket. Wakes threads that wait on it."""
+    def close(self, *, hands_on: bool = True) -> None:
+        """Say close_notify if that can be done at once, and close the socket. Wakes threads that wait on it.
+
+        ``hands_on`` is false for who must not wait for a server's lock: a finalizer, which may come at any moment.
+        """
         with self._lock:
             if self._closed:
                 return
-            if self._divert is not None:
+            if hands_on and self._divert is not None:
                 self._look_for_others()
             self._closed = True
             try:
@@ -361,7 +365,8 @@ class Driver(Sender):
             with contextlib.suppress(OSError):  # it may have lost its peer
                 self.sock.shutdown(socket.SHUT_RDWR)  # wakes threads that wait on it
             self._close_if_unused()
-        self._hand_on()
+        if hands_on:
+            self._hand_on()
 
     def _look_for_others(self) -> None:
         """What is left on a server's socket may be others': their datagrams are the server's to have.
@@ -369,15 +374,23 @@ class Driver(Sender):
         Strangers' may have come before it was connected, and at any time a ClientHello of whoever has the peer's
         address and port by now.
         """
-        with contextlib.suppress(OSError):  # nothing left, or the descriptor has been closed already
-            if self._runs is not None:
-                for datagrams, sender, size in self._runs.read(mmsg.MAX_BATCH):
-                    for datagram in mmsg.split(datagrams, size):
-                        self._is_ours(datagram, sender)
-                return
-            self._set_recv_timeout(0.0)
-            for _ in range(MAX_READS):
-                self._is_ours(*self.sock.recvfrom(LARGEST_DATAGRAM))
+        runs = self._runs
+        for _ in range(MAX_READS):
+            try:
+                if runs is not None:
+                    for datagrams, sender, size in runs.read(mmsg.MAX_BATCH):
+                        for datagram in mmsg.split(datagrams, size):
+                            self._is_ours(datagram, sender)
+                    if runs.drained:
+                        return
+                else:
+                    if self._recv_timeout:
+                        self._set_recv_timeout(0.0)
+                    self._is_ours(*self.sock.recvfrom(LARGEST_DATAGRAM))
+            except OSError as error:
+                # About a datagram sent before; or there is nothing left, or the descriptor has been closed already.
+                if not isinstance(error, ConnectionRefusedError) and error.errno not in LOST_ON_THE_WAY:
+                    return
 
     def detach(self) -> socket.socket:
         """Give the kernel's socket away; nothing is said to the peer."""

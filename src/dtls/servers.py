@@ -9,6 +9,7 @@ belongs.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import math
@@ -81,9 +82,11 @@ class DTLSServerSocket:
         self._closed = False
 
     def __repr__(self) -> str:
-        return (
-            f"<{type(self).__name__} fd={self.fileno()} {'closed' if self._closed else self.getsockname()}>"
-        )
+        state = "closed"
+        if not self._closed:
+            with contextlib.suppress(OSError):  # its own finalizer may have come before ours
+                state = str(self.getsockname())
+        return f"<{type(self).__name__} fd={self.fileno()} {state}>"
 
     def accept(self) -> tuple[DTLSSocket, Any]:
         """The next peer that has completed its handshake, and its address.

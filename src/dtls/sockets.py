@@ -266,11 +266,14 @@ class DTLSSocket(NegotiatedValues):
 
     def close(self) -> None:
         """Say close_notify, without waiting for an answer, and close the socket."""
+        self._close(hands_on=True)
+
+    def _close(self, *, hands_on: bool) -> None:
         if self._closed:
             return
         self._closed = True
         if self._driver is not None:
-            self._driver.close()
+            self._driver.close(hands_on=hands_on)
         else:
             self._sock.close()
 
@@ -289,7 +292,7 @@ class DTLSSocket(NegotiatedValues):
         if getattr(self, "_closed", True):
             return
         warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-        self.close()
+        self._close(hands_on=False)
 
     # --- what was negotiated -------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ _IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)  # Linux's number; Python names i
 _IPV4_PACKET_INFO = struct.Struct("=i4s4s")
 _IPV6_PACKET_INFO = struct.Struct("=16sI")
 _CONTROL_SPACE = 64
+_IPV4_ADDRESS_PARTS = 2
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 Found = TypeVar("Found")
 MAX_STRAYS = 1024
@@ -32,7 +33,10 @@ class Origin(NamedTuple):
     """Address (4 or 16 bytes) and interface."""
 
     def __repr__(self) -> str:
-        """As a tuple has it: cookies are made of it, and this takes a fraction of the time."""
+        """Cookies are made of it: for IPv4 it is short and soon made, and no other looks like that."""
+        address, local = self
+        if local is None and type(address) is tuple and len(address) == _IPV4_ADDRESS_PARTS:
+            return f"{address[0]} {address[1]}"
         return tuple.__repr__(self)
 
 

@@ -31,6 +31,8 @@ _HANDSHAKE_HEADER = struct.Struct("!BBHHBHBH")
 _MESSAGE_RECORD = struct.Struct("!BHQHIHHI")
 """A record's header and that of the handshake message in it. Some fields stand together: epoch and record number, the
 message's type and length, and in two numbers fragment_offset and fragment_length."""
+_HELLO_VERIFY_REQUEST = struct.Struct(_MESSAGE_RECORD.format + "HB")
+"""The same, and of the message all but the cookie: version and length."""
 _LAST_RECORDS = struct.Struct("!BHQHBBHQH")
 """The record of a ChangeCipherSpec and the header of the one after it; epochs and record numbers stand together."""
 _EPOCH_1 = 1
@@ -80,6 +82,9 @@ class HandshakeType(enum.IntEnum):
     CLIENT_KEY_EXCHANGE = 16
     FINISHED = 20
     CERTIFICATE_STATUS = 22
+
+
+_HELLO_VERIFY_REQUEST_TYPE = int(HandshakeType.HELLO_VERIFY_REQUEST)
 
 
 class AlertLevel(enum.IntEnum):
@@ -444,6 +449,20 @@ def build_hello_verify_request(cookie: bytes, record_sequence: int) -> bytes:
     if len(cookie) > MAX_COOKIE_LENGTH:
         msg = f"a cookie has at most {MAX_COOKIE_LENGTH} bytes, not {len(cookie)}"
         raise ValueError(msg)
-    body = DTLS_1_0.to_bytes(2, "big") + bytes([len(cookie)]) + cookie
-    message = build_handshake(HandshakeType.HELLO_VERIFY_REQUEST, 0, body)
-    return build_record(ContentType.HANDSHAKE, DTLS_1_0, 0, record_sequence, message)
+    length = len(cookie)
+    body_length = length + 3
+    return (
+        _HELLO_VERIFY_REQUEST.pack(
+            _HANDSHAKE,
+            DTLS_1_0,
+            record_sequence,
+            HANDSHAKE_HEADER_LENGTH + body_length,
+            _HELLO_VERIFY_REQUEST_TYPE << _MESSAGE_LENGTH_BITS | body_length,
+            0,
+            0,
+            body_length,
+            DTLS_1_0,
+            length,
+        )
+        + cookie
+    )

@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from dtls.cookie import CookieFactory
@@ -70,7 +70,7 @@ class Reception:
         self._gate = Gate(CookieFactory(), self.statistics)
         self._lock = threading.Lock()  # of gate and queue; no driver's lock is taken under it
         self._proved: deque[Arrival] = deque(maxlen=MAX_PROVED)
-        self._admitted: dict[tuple[Origin, bytes], None] = {}
+        self._admitted: OrderedDict[tuple[Origin, bytes], None] = OrderedDict()
         """The latest handshakes that were begun, oldest first."""
 
     def wait(self, timeout: float | None) -> Arrival | None:
@@ -140,7 +140,7 @@ class Reception:
                 return False
             self._admitted[handshake] = None
             if len(self._admitted) > MAX_REMEMBERED:
-                del self._admitted[next(iter(self._admitted))]
+                self._admitted.popitem(last=False)
             # It may have been repeated, and read by another thread, since it was taken from the queue.
             if self._proved:
                 for repeat in [one for one in self._proved if (one.origin, one.random) == handshake]:

@@ -13,6 +13,7 @@ OpenSSL's error queue belongs to the thread: every function that may fail clears
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
@@ -172,6 +173,34 @@ def require(result: Any) -> Any:
     return result
 
 
+class _Owner(weakref.ref[Any]):
+    """What frees that to which a handle points, when nobody has the handle any more."""
+
+    __slots__ = ("free", "pointer")
+    free: Callable[[Handle], None]
+    pointer: Handle
+
+
+_owners: set[_Owner] = set()
+
+
+def _own(handle: Handle, pointer: Handle, free: Callable[[Handle], None]) -> None:
+    """Have ``free`` called with ``pointer``, another handle of the same, when ``handle`` has gone.
+
+    Not by ``ffi.gc()``, whose destructors are finalizers. Of garbage in cycles all finalizers are run first, in any
+    order, and that of a socket uses its association once more, to say close_notify. The handles themselves are no
+    garbage to the collector; they go when the last object that has them is taken apart, after all finalizers.
+    """
+    owner = _Owner(handle, _let_go)
+    owner.pointer, owner.free = pointer, free
+    _owners.add(owner)
+
+
+def _let_go(owner: _Owner) -> None:
+    _owners.discard(owner)
+    owner.free(owner.pointer)
+
+
 def version() -> tuple[int, str]:
     """OpenSSL's version as a number (``OPENSSL_VERSION_NUMBER``) and as text."""
     return int(lib.OpenSSL_version_num()), c_text(lib.OpenSSL_version(0))
@@ -187,7 +216,8 @@ def new_context(*, server_side: bool, tickets: bool = False, own_order: bool = T
     """
     clear_errors()
     method = lib.DTLS_server_method() if server_side else lib.DTLS_client_method()
-    context = ffi.gc(require(lib.SSL_CTX_new(method)), lib.SSL_CTX_free)
+    context = require(lib.SSL_CTX_new(method))
+    _own(context, ffi.cast("SSL_CTX *", context), lib.SSL_CTX_free)
     lib.SSL_CTX_set_options(
         context,
         lib.SSL_OP_NO_COMPRESSION
@@ -352,10 +382,14 @@ def accept_any_cookie(context: Handle) -> None:
 # --- one association ---------------------------------------------------------------------------------------------
 
 
+_memory = lib.BIO_s_mem()
+
+
 def new_memory_bio() -> Handle:
     """An endless queue of bytes that says "try again" when it is empty. It will belong to an SSL."""
-    bio = require(lib.BIO_new(lib.BIO_s_mem()))
-    lib.BIO_set_mem_eof_return(bio, -1)
+    bio = lib.BIO_new(_memory)
+    if not bio:
+        raise OpenSSLError(take_errors())
     return bio
 
 
@@ -377,7 +411,10 @@ def new_ssl(
             last(ssl)
             lib.SSL_free(ssl)
 
-    ssl = ffi.gc(require(lib.SSL_new(context)), free)
+    ssl = lib.SSL_new(context)
+    if not ssl:
+        raise OpenSSLError(take_errors())
+    _own(ssl, ffi.cast("SSL *", ssl), free)
     lib.SSL_set_bio(ssl, incoming, outgoing)
     if server_side:
         lib.SSL_set_accept_state(ssl)
@@ -489,10 +526,17 @@ def version_name(ssl: Handle) -> str:
     return c_text(lib.SSL_get_version(ssl))
 
 
+_cipher_names: dict[Handle, str] = {}
+"""By what describes the suite, which stands in OpenSSL itself, and is the same for all associations."""
+
+
 def cipher_name(ssl: Handle) -> str:
     """The suite's name; empty before one is chosen."""
     cipher = lib.SSL_get_current_cipher(ssl)
-    return c_text(lib.SSL_CIPHER_get_name(cipher)) if cipher else ""
+    name = _cipher_names.get(cipher)
+    if name is None:
+        name = _cipher_names[cipher] = c_text(lib.SSL_CIPHER_get_name(cipher)) if cipher else ""
+    return name
 
 
 def current_cipher(ssl: Handle) -> tuple[str, str, int] | None:

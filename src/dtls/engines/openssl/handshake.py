@@ -125,6 +125,8 @@ class Handshake(Outwards):
     """What was negotiated, as soon as there are keys."""
     _change_cipher_spec_seen = False
     _reads_protected = False
+    _finished_is_shown = False
+    """Whether OpenSSL keeps a record that may be the Finished, until there are keys."""
     _shortest_content = shortest_protected_content("")
     _early_records: deque[Record] | None = None
     _verify_requests = 0
@@ -260,7 +262,9 @@ class Handshake(Outwards):
     def _receive_end(self, datagram: bytes, at: int, number: int, now: float) -> bool:
         """Take in a datagram of messages that ends with the peer's ChangeCipherSpec and Finished; whether it does.
 
-        ``number`` is the record number that the ChangeCipherSpec must have. Nothing may wait that comes first.
+        ``number`` is the record number that the ChangeCipherSpec must have. Nothing may wait that comes first. Should
+        the ChangeCipherSpec be too early all the same, OpenSSL passes over it and keeps the other record until there
+        are keys.
         """
         found = last_records_at_untrusted(datagram, at)
         if found is None or self._change_cipher_spec_seen or self._early_records:
@@ -280,7 +284,8 @@ class Handshake(Outwards):
             self._made_progress()
         self._write(datagram)
         if self._step(now):
-            if self._note_keys_in_use():
+            self._finished_is_shown = not self._note_keys_in_use()
+            if not self._finished_is_shown:
                 self._statistics["dropped_unauthenticated"] += 1
             self._go_on(now)
         return True
@@ -419,6 +424,8 @@ class Handshake(Outwards):
         self._write(self._numbered(_CHANGE_CIPHER_SPEC, self._record_version, b"\x01"))
         goes_on = self._step(now)
         if goes_on and self._note_keys_in_use():
+            if self._finished_is_shown:  # and was none
+                self._statistics["dropped_unauthenticated"] += 1
             waiting, self._early_records = self._early_records or (), None
             for record in waiting:
                 goes_on = goes_on and self._feed_protected(record, now)
