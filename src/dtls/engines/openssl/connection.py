@@ -7,6 +7,7 @@ timer, which reads the real clock and cannot be set through these bindings, deci
 
 from __future__ import annotations
 
+import functools
 import itertools
 import struct
 from collections import Counter
@@ -82,6 +83,13 @@ MAX_FRESH_FINISHED = 10
 """How often OpenSSL is asked for a new Finished; it counts these as time-outs, and gives up after 12."""
 
 
+@functools.cache
+def _as_negotiated(version: int, cipher: str) -> tuple[HandshakeCompleted, bytes, int]:
+    """What is said of a handshake, how its records of application data begin, and how short a record may be."""
+    completed = HandshakeCompleted("DTLSv1" if version == DTLS_1_0 else "DTLSv1.2", cipher)
+    return completed, _BEGINNING.pack(_APPLICATION_DATA, version, 1), shortest_protected_content(cipher)
+
+
 class OpenSSLConnection(Negotiated):
     """See :class:`dtls.connection.Connection`."""
 
@@ -115,7 +123,8 @@ class OpenSSLConnection(Negotiated):
     ) -> None:
         self.server_side = engine_context.server_side
         self._server_hostname = server_hostname
-        self.statistics: Counter[str] = Counter()
+        # Its own constructor is Python's, and takes longer than all that is counted in most associations' lives.
+        self.statistics: Counter[str] = Counter.__new__(Counter)
         self._incoming = binding.new_memory_bio()
         self._outgoing = binding.new_memory_bio()
         self._engine_context = engine_context  # holds the callbacks that OpenSSL may call
@@ -459,13 +468,12 @@ class OpenSSLConnection(Negotiated):
         if self._limits_messages_to_mtu:
             binding.set_mtu(self._ssl, self._mtu)
             self._max_message_size = min(binding.data_mtu(self._ssl), MAX_PLAINTEXT_LENGTH)
-        self._version = binding.negotiated_version(self._ssl)
-        version = "DTLSv1" if self._version == DTLS_1_0 else "DTLSv1.2"
-        self._prefix = _BEGINNING.pack(_APPLICATION_DATA, self._version, 1)
-        name = binding.cipher_name(self._ssl)
-        self._shortest_content = shortest_protected_content(name)
+        self._version = handshake.version
+        completed, self._prefix, self._shortest_content = _as_negotiated(
+            handshake.version, binding.cipher_name(self._ssl)
+        )
         self._longest_content = handshake.longest_content
-        events: list[Event] = [HandshakeCompleted(version, name)]
+        events: list[Event] = [completed]
         for record in handshake.early_data or ():
             events += self._receive_record(record, now)
         return events
@@ -482,11 +490,12 @@ class OpenSSLConnection(Negotiated):
 
     def _count(self, *, resumed: bool) -> None:
         """A handshake more that is complete."""
+        count = self._association.context.count
         good = "accept_good" if self.server_side else "connect_good"
         if resumed or self._offers_session:
-            self.context.count(good, "hits" if resumed else "misses")
+            count(good, "hits" if resumed else "misses")
         else:
-            self.context.count(good)
+            count(good)
 
     def _refuse(self, error: BaseException, now: float) -> HandshakeFailed:
         """End an association whose handshake is complete, before anything is said or heard on it."""

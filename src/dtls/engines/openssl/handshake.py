@@ -114,6 +114,8 @@ class Handshake(Outwards):
     error: SSLError | None = None
     early_data: deque[Record] | None = None
     """Messages and alerts that overtook the end of the handshake."""
+    version = 0
+    """What was negotiated, as a number of the wire, as soon as there are keys."""
     longest_content = MAX_PLAINTEXT_LENGTH + PROTECTION_OVERHEAD
     """The most bytes that a protected record's content can have. Of a longer one OpenSSL passes over the header
     only, and takes what follows for more records: somebody else's could stand there."""
@@ -121,8 +123,6 @@ class Handshake(Outwards):
     _record = 0
     """The number of the next record that OpenSSL is given in epoch 0."""
     _record_version = DTLS_1_0
-    _version = 0
-    """What was negotiated, as soon as there are keys."""
     _change_cipher_spec_seen = False
     _reads_protected = False
     _finished_is_shown = False
@@ -200,10 +200,8 @@ class Handshake(Outwards):
         at = 0
         while at < length and (found := whole_message_at_untrusted(datagram, at)) is not None:
             version, record_number, message_type, sequence, end = found
-            if message_type == _HELLO_VERIFY_REQUEST and not at:
-                return self._receive_verify_request(datagram, found, now)
             if (
-                message_type in _NOT_LIKE_OTHERS
+                (message_type in _NOT_LIKE_OTHERS and (at or message_type == _CLIENT_HELLO))
                 or end > MAX_PLAINTEXT_LENGTH  # as much as OpenSSL reads at a time
                 or not reassembler.pass_over_untrusted(
                     message_type, sequence, end - at - MESSAGE_RECORD_OVERHEAD
@@ -216,6 +214,10 @@ class Handshake(Outwards):
                 as_received = False
             number, last, at = number + 1, message_type, end
             self._record_version = version
+            if message_type == _HELLO_VERIFY_REQUEST:
+                if not self._begin_again():
+                    return at
+                break
         if (
             at < length
             and as_received
@@ -231,19 +233,6 @@ class Handshake(Outwards):
             if self._step(now):
                 self._go_on(now)
         return at
-
-    def _receive_verify_request(
-        self, datagram: bytes, found: tuple[int, int, int, int, int], now: float
-    ) -> int:
-        """As :meth:`receive_leading_records`, for the HelloVerifyRequest that was ``found`` at the head."""
-        version, _, message_type, sequence, end = found
-        body = datagram[MESSAGE_RECORD_OVERHEAD:end]
-        if not self._reassembler.pass_over_untrusted(message_type, sequence, len(body)):
-            return 0
-        self._record_version = version
-        if self._feed_message(Message(message_type, sequence, body), now):
-            self._go_on(now)
-        return end
 
     def _with_own_numbers(self, datagram: bytes, end: int) -> bytes:
         """The messages at the head of a datagram, under our own numbers: a stranger's would upset OpenSSL's window."""
@@ -277,7 +266,7 @@ class Handshake(Outwards):
             or len(datagram) > MAX_PLAINTEXT_LENGTH
         ):
             return False
-        self._version = self._record_version = version
+        self.version = self._record_version = version
         self._change_cipher_spec_seen = True
         self._record = number + 1
         if at:
@@ -363,16 +352,21 @@ class Handshake(Outwards):
     def _feed_message(self, message: Message, now: float) -> bool:
         """Give OpenSSL a message; whether the handshake goes on."""
         self._made_progress()
-        if message.message_type == HandshakeType.HELLO_VERIFY_REQUEST:
-            self._verify_requests += 1
-            if self._verify_requests > MAX_HELLO_VERIFY_REQUESTS:
-                text = "the server asks for a cookie again and again (HelloVerifyRequest loop)"
-                self._fail(SSLError(SSL_ERROR_SSL, text, reason="COOKIE_MISMATCH"))
-                return False
-            # What came before our answer is no answer to it: a flight meant for our predecessor on this port, say.
-            self._reassembler = Reassembler(server_side=False, next_sequence=self._reassembler.next_sequence)
+        if message.message_type == _HELLO_VERIFY_REQUEST and not self._begin_again():
+            return False
         self._write_message(message)
         return not self.over and self._step(now)
+
+    def _begin_again(self) -> bool:
+        """The server asks for a cookie; false, and the handshake has failed, if it has done so too often."""
+        self._verify_requests += 1
+        if self._verify_requests > MAX_HELLO_VERIFY_REQUESTS:
+            text = "the server asks for a cookie again and again (HelloVerifyRequest loop)"
+            self._fail(SSLError(SSL_ERROR_SSL, text, reason="COOKIE_MISMATCH"))
+            return False
+        # What came before our answer is no answer to it: a flight meant for our predecessor on this port, say.
+        self._reassembler = Reassembler(server_side=False, next_sequence=self._reassembler.next_sequence)
+        return True
 
     def _write_message(self, message: Message) -> None:
         """A whole message for OpenSSL, in records with numbers of our own: a stranger's would upset its window."""
@@ -420,7 +414,7 @@ class Handshake(Outwards):
         """
         if not self._change_cipher_spec_seen or self._reads_protected or not self._flight.is_held:
             return True
-        self._version = self._record_version = binding.negotiated_version(self._ssl)
+        self.version = self._record_version = binding.negotiated_version(self._ssl)
         self._write(self._numbered(_CHANGE_CIPHER_SPEC, self._record_version, b"\x01"))
         goes_on = self._step(now)
         if goes_on and self._note_keys_in_use():
@@ -443,7 +437,7 @@ class Handshake(Outwards):
     def _feed_protected(self, record: Record, now: float) -> bool:
         """Give OpenSSL a protected record; whether the handshake goes on."""
         # The version, too: OpenSSL treats a record of another as it does one that is too long.
-        if not self._is_plausible(record) or record.version != self._version:
+        if not self._is_plausible(record) or record.version != self.version:
             self._statistics["dropped_implausible_record"] += 1
             return True
         self._write(build_record(*record))
