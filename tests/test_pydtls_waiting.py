@@ -21,7 +21,7 @@ from dtls.pydtls import arguments
 from dtls.pydtls.borrowed import BorrowedSocket
 from dtls.pydtls.sslsocket import DatagramSSLSocket
 from dtls.sockets import DTLSSocket
-from dtls.sslconnection import CERT_REQUIRED, SSLConnection, is_datagram_socket
+from dtls.sslconnection import CERT_REQUIRED, SSLConnection, is_datagram_socket, peer_of
 from dtls.udp import Listener, Origin
 from tests.hellos import OFFER, cookie_in, hello_body, whole
 from tests.loopback import Worker, wait_for
@@ -374,6 +374,91 @@ def test_a_file_of_certificates_is_read_to_its_end(
     for source in (path, str(path), os.fsencode(path)):
         with connections(pem, client={"ca_certs": source, "cert_reqs": CERT_REQUIRED}) as (near, _):
             assert near.getpeercert()
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are read."""
+    read, files = arguments._read, []
+
+    def noted(where: str) -> bytes:
+        files.append(where)
+        return read(where)
+
+    monkeypatch.setattr(arguments, "_read", noted)
+    return files
+
+
+def set_age(path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the file have been changed so long ago."""
+    changed = path.stat().st_ctime_ns
+    monkeypatch.setattr(arguments, "time", SimpleNamespace(time_ns=lambda: changed + int(seconds * 1e9)))
+
+
+def test_a_file_of_certificates_that_has_not_changed_is_not_read_again(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ca.pem"
+    path.write_bytes(b"one")
+    set_age(path, 60, monkeypatch)
+    assert [arguments._contents(path) for _ in range(3)] == [b"one"] * 3
+    assert reads == [str(path)]
+
+
+@pytest.mark.parametrize("how", ["written", "replaced", "made longer", "moved back in time"])
+def test_a_file_of_certificates_that_has_changed_is_read_again(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    path, other = tmp_path / "ca.pem", tmp_path / "other.pem"
+    path.write_bytes(b"one")
+    set_age(path, 60, monkeypatch)
+    assert arguments._contents(path) == b"one"
+    times = path.stat()
+    # Where the clock of the file system has not moved on, nothing but the rule about files just changed could tell.
+    wait_for(lambda: other.write_bytes(b"two") and other.stat().st_mtime_ns > times.st_mtime_ns)
+    if how == "written":
+        path.write_bytes(b"two")
+    elif how == "replaced":
+        other.replace(path)
+    elif how == "made longer":
+        path.write_bytes(b"two" * 2)
+    else:
+        path.write_bytes(b"two")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert arguments._contents(path) == path.read_bytes()
+    assert reads == [str(path)] * 2
+
+
+def test_a_file_of_certificates_that_has_just_changed_is_read_again(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ca.pem"
+    path.write_bytes(b"one")
+    set_age(path, 1, monkeypatch)
+    assert [arguments._contents(path) for _ in range(2)] == [b"one"] * 2
+    assert reads == [str(path)] * 2
+
+
+def test_only_so_many_files_of_certificates_are_remembered(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        path = tmp_path / f"{number}.pem"
+        path.write_bytes(b"%d" % number)
+        set_age(path, 60, monkeypatch)
+        assert arguments._contents(path) == b"%d" % number
+    assert len(arguments._files) <= 16
+    assert len(reads) == 40
+
+
+def test_a_socket_without_a_port_has_no_peer_and_is_not_asked_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with udp() as sock, udp(bound=True) as bound:
+        assert peer_of(SimpleNamespace(getsockname=sock.getsockname)) is None  # type: ignore[arg-type]
+        assert peer_of(bound) is None
+        sock.connect(bound.getsockname())
+        assert peer_of(sock) == bound.getsockname()
 
 
 def test_a_directory_is_no_file_of_certificates(tmp_path: Path) -> None:

@@ -492,7 +492,9 @@ def is_datagram_socket(sock: Any) -> bool:
 def peer_of(sock: socket.socket) -> Any:
     """The address that a socket is connected to; ``None`` if it is not."""
     try:
-        return sock.getpeername()
+        own = sock.getsockname()
+        # Who has no port has no peer. To be told so by an error takes much longer.
+        return sock.getpeername() if type(own) is not tuple or own[1] else None
     except OSError as error:
         if error.errno not in (errno.ENOTCONN, errno.EINVAL):
             raise

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
+import time
 from typing import TYPE_CHECKING
 
 from dtls.context import (
@@ -34,6 +36,11 @@ HANDSHAKE_TIMEOUT = 483.0
 _READING = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _AT_A_TIME = 65_536
 """Bytes: more than a file of certificates mostly has."""
+_SETTLED_AFTER = 2_500_000_000
+"""Nanoseconds; file systems tell times apart that are no nearer than two seconds, at worst."""
+_MAX_FILES = 16
+_files: dict[str, tuple[tuple[int, ...], bytes]] = {}
+"""What was read from files of certificates, and what told that they are the same."""
 _1_0, _1_2 = DTLSVersion.DTLSv1, DTLSVersion.DTLSv1_2
 _UNAUTHENTICATED_OR_UNENCRYPTED = ("NULL", "ADH", "AECDH")
 
@@ -134,7 +141,22 @@ def _contents(source: PathOrPEM) -> bytes:
     where = source if type(source) is str else _source(source)
     if isinstance(where, bytes):
         return where
-    # Every client reads this file, and the objects that open() makes take longer than that.
+    # Every client asks for this file. What tells that it has not changed takes a fraction of the time to read it.
+    status = os.stat(where)  # noqa: PTH116 - and so does this of that of a Path
+    stamp = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    known = _files.get(where)
+    if known is not None and known[0] == stamp:
+        return known[1]
+    contents = _read(where)
+    # A file that has just been changed may be changed again without another time to show for it.
+    if stat.S_ISREG(status.st_mode) and time.time_ns() - max(stamp[3:]) > _SETTLED_AFTER:
+        if len(_files) >= _MAX_FILES:
+            _files.clear()
+        _files[where] = stamp, contents
+    return contents
+
+
+def _read(where: str) -> bytes:
     descriptor = os.open(where, _READING)
     try:
         contents = os.read(descriptor, _AT_A_TIME)
