@@ -113,10 +113,13 @@ class Driver(Sender):
 
         That is what nearly every handshake comes to. Each is waited for before the socket is read.
         """
-        connection, poll = self.connection, select.poll()
+        connection, sock, poll = self.connection, self.sock, select.poll()
+        # A borrowed socket tells of a refusal to whoever reads, and its descriptor does not.
+        tells_of_refusals = hasattr(sock, "refused")
         ready = None
         while True:
             with self._lock:
+                began = now()
                 if ready is not None:
                     self._waiting -= 1
                     if self._closed:
@@ -126,25 +129,27 @@ class Driver(Sender):
                     if datagram is None:
                         return False
                     self._refusals = 0
-                    self._take_in(connection.unprotect(datagram, now()))
+                    self._take_in(connection.unprotect(datagram, began))
                 if self._closed or self.error is not None:
                     return False
                 if connection.state is not _HANDSHAKING:
                     return ready is not None and connection.state is _ESTABLISHED
-                began = now()
-                seconds = min(deadline - began, LOOK_AGAIN)
+                until = began + LOOK_AGAIN
+                until = min(until, deadline)
                 at = connection.next_timeout()
-                if at is not None and at - began < seconds:
-                    seconds = at - began
-                # A borrowed socket tells of a refusal to whoever reads, and its descriptor does not.
-                refused = getattr(self.sock, "refused", False)
-                descriptor = self.sock.fileno()
-                if seconds <= 0 or refused or self._unsent or self._diverted or descriptor < 0:
+                if at is not None and at < until:
+                    until = at
+                if until <= began or self._unsent or self._diverted:
+                    return False
+                if tells_of_refusals and sock.refused:  # type: ignore[attr-defined] # see above
+                    return False
+                descriptor = sock.fileno()
+                if descriptor < 0:
                     return False
                 self._waiting += 1
             try:
                 poll.register(descriptor, select.POLLIN)
-                ready = poll.poll(math.ceil(seconds * 1000))
+                ready = poll.poll(math.ceil((until - began) * 1000))
             except BaseException:
                 with self._lock:
                     self._done_waiting()

@@ -58,9 +58,12 @@ class Verdict(NamedTuple):
 
 
 _NOTHING = Verdict()
+_make = tuple.__new__
+"""What Verdict(...) and the like do, without a call of Python's."""
+_SHORTEST, _LONGEST = MESSAGE_RECORD_OVERHEAD, MESSAGE_RECORD_OVERHEAD + MAX_HELLO_LENGTH
 _MESSAGE_TYPE_AT = 13
 # Looked up once: an attribute of an enumeration's class is slow to get on some Pythons.
-_HANDSHAKE, _CLIENT_HELLO = ContentType.HANDSHAKE, HandshakeType.CLIENT_HELLO
+_HANDSHAKE, _CLIENT_HELLO = int(ContentType.HANDSHAKE), int(HandshakeType.CLIENT_HELLO)
 
 
 def begins_client_hello(datagram: bytes) -> bool:
@@ -94,15 +97,19 @@ class Gate:
     def judge_untrusted(self, datagram: bytes, address: Hashable, now: float) -> Verdict:
         """What to do with ``datagram`` from ``address``. Does not raise; what is dropped is counted."""
         whole = whole_message_at_untrusted(datagram, 0)
-        if whole is not None and whole[4] == len(datagram):  # as nearly all are
+        if whole is not None:
             version, number, message_type, sequence, end = whole
-            try:
-                _check_untrusted(message_type, sequence, end - MESSAGE_RECORD_OVERHEAD)
-                body = datagram[MESSAGE_RECORD_OVERHEAD:]
-                return self._judge_hello(body, sequence, number, version, address, now)
-            except WireError as error:
-                self.statistics[f"dropped_{error.reason}"] += 1
-                return _NOTHING
+            if (
+                message_type == _CLIENT_HELLO
+                and sequence <= 1
+                and _SHORTEST < end == len(datagram) <= _LONGEST
+            ):
+                try:  # as nearly all are
+                    body = datagram[MESSAGE_RECORD_OVERHEAD:]
+                    return self._judge_hello(body, sequence, number, version, address, now)
+                except WireError as error:
+                    self.statistics[f"dropped_{error.reason}"] += 1
+                    return _NOTHING
         records, trouble = split_leading_records_untrusted(datagram)
         if trouble is not None:
             self.statistics[f"dropped_{trouble}"] += 1
@@ -145,10 +152,10 @@ class Gate:
                 self.statistics["cookies_refused"] += 1
             self.statistics["cookies_sent"] += 1
             cookie = cookies.generate(address, hello, now)
-            return Verdict(build_hello_verify_request(cookie, record_number))
-        message = Message(_CLIENT_HELLO, sequence, body)
-        received = ReceivedClientHello(message, record_number, version, cookies is not None)
-        return Verdict(None, received, hello)
+            return _make(Verdict, (build_hello_verify_request(cookie, record_number), None, None))
+        message = _make(Message, (_CLIENT_HELLO, sequence, body))
+        received = _make(ReceivedClientHello, (message, record_number, version, cookies is not None))
+        return _make(Verdict, (None, received, hello))
 
     def _reassemble(self, fragment: HandshakeFragment, address: Hashable) -> bytes | None:
         if len(fragment.body) == fragment.length:

@@ -18,7 +18,7 @@ from dtls.demux import new_demux
 from dtls.gate import Gate
 from dtls.kernel import MAX_READS, now
 from dtls.udp import Origin
-from dtls.wire import DTLS_1_2, ClientHello
+from dtls.wire import DTLS_1_2
 
 from .borrowed import BorrowedSocket
 from .config import configured
@@ -88,7 +88,7 @@ class Reception:
                 found = self._examine(datagram, origin) if datagram else False
                 if type(found) is Arrival:
                     if not self._proved:
-                        return found
+                        return found  # whoever admits it finds out whether it was admitted before
                     self._queue(found)
                 # After junk the caller may have better to do; after a cookie was sent, it will soon be back.
                 until = min(limit, now() + HELLO_PATIENCE) if found else now()
@@ -177,28 +177,25 @@ class Reception:
             return True
         if hello is None or offer is None:
             return False
-        if not self._speaks_our_version(offer):
+        if offer.version > DTLS_1_2 and not self._speaks_dtls_1_0():
             self.statistics["dropped_old_version"] += 1
             logger.info("the client at %s speaks too old a version of DTLS", origin.address)
-            return False
-        if (origin, offer.random) in self._admitted:
-            # Perhaps it waited here while the association came and went. Nobody would answer.
-            self.statistics["dropped_repeated_hello"] += 1
             return False
         return Arrival(origin, hello, offer.random)
 
     def _queue(self, arrival: Arrival) -> None:
         with self._lock:
-            if (arrival.origin, arrival.random) in self._admitted:  # meanwhile
+            if (arrival.origin, arrival.random) in self._admitted:
+                # Perhaps it waited here while the association came and went. Nobody would answer.
                 self.statistics["dropped_repeated_hello"] += 1
                 return
             for repeated in [one for one in self._proved if one.origin == arrival.origin]:
                 self._proved.remove(repeated)
             self._proved.append(arrival)
 
-    def _speaks_our_version(self, hello: ClientHello) -> bool:
+    def _speaks_dtls_1_0(self) -> bool:
         """PyDTLS's servers for DTLS 1.2 alone leave clients for DTLS 1.0 without an answer."""
-        return self._context.minimum_version.wire != DTLS_1_2 or hello.version <= DTLS_1_2
+        return self._context.minimum_version.wire != DTLS_1_2
 
 
 def _unless_gone(reception: Reception) -> Callable[[bytes, Origin], None]:

@@ -208,7 +208,7 @@ class Handshake(Outwards):
                 )
             ):
                 break
-            if message_type == _CLIENT_KEY_EXCHANGE:
+            if message_type == _CLIENT_KEY_EXCHANGE and self._association.context.psk_server is not None:
                 self._association.note_key_exchange(datagram[at + MESSAGE_RECORD_OVERHEAD : end])
             if record_number != number:
                 as_received = False
@@ -262,7 +262,7 @@ class Handshake(Outwards):
         if (
             record_number != number
             or not _SHORTEST_FINISHED <= length <= _LONGEST_FINISHED
-            or version != binding.negotiated_version(self._ssl)
+            or version != (self._spoken or binding.negotiated_version(self._ssl))
             or len(datagram) > MAX_PLAINTEXT_LENGTH
         ):
             return False
