@@ -134,17 +134,13 @@ class Driver(Sender):
                     return False
                 if connection.state is not _HANDSHAKING:
                     return ready is not None and connection.state is _ESTABLISHED
-                until = began + LOOK_AGAIN
-                until = min(until, deadline)
+                until = min(deadline, began + LOOK_AGAIN)
                 at = connection.next_timeout()
                 if at is not None and at < until:
                     until = at
-                if until <= began or self._unsent or self._diverted:
-                    return False
-                if tells_of_refusals and sock.refused:  # type: ignore[attr-defined] # see above
-                    return False
+                refused = tells_of_refusals and sock.refused  # type: ignore[attr-defined] # see above
                 descriptor = sock.fileno()
-                if descriptor < 0:
+                if until <= began or descriptor < 0 or refused or self._unsent or self._diverted:
                     return False
                 self._waiting += 1
             try:

@@ -262,7 +262,7 @@ class Handshake(Outwards):
         if (
             record_number != number
             or not _SHORTEST_FINISHED <= length <= _LONGEST_FINISHED
-            or version != (self._spoken or binding.negotiated_version(self._ssl))
+            or version != binding.negotiated_version(self._ssl)
             or len(datagram) > MAX_PLAINTEXT_LENGTH
         ):
             return False

@@ -35,8 +35,6 @@ class Outwards:
     _outbox: list[bytes]
     _statistics: Counter[str]
     _reassembler: Reassembler
-    _spoken = 0
-    """The version of the records of the last flight; but for a first ClientHello, what was negotiated."""
     _sent_change_cipher_spec = False
     _sent_finished = False
     _own: PartialMessage | None = None
@@ -51,7 +49,6 @@ class Outwards:
             return
         next_record = self._number_after(output)
         if next_record:
-            self._spoken = output[1] << 8 | output[2]
             self._outbox.append(output)
             self._flight.replace_as_written(output, next_record, self._reassembler.next_sequence - 1, now)
             self._timer.start(now)
