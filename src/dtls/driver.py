@@ -23,7 +23,7 @@ from .events import AlertReceived, DataReceived, Event, HandshakeFailed
 from .gate import begins_client_hello
 from .kernel import CAN_POLL, LARGEST_DATAGRAM, MAX_READS, lead_nowhere, now, same_address
 from .runs import RunReader
-from .sending import LOOK_AGAIN, LOST_ON_THE_WAY, Sender, deadline_of, release_if_taken
+from .sending import LOOK_AGAIN, LOST_ON_THE_WAY, NOTHING_WAITS, Sender, deadline_of, release_if_taken
 from .wire import ContentType
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Driver(Sender):
         self._keeps_plaintext = keeps_plaintext
         self.shares = False
         """Whether ``divert`` gets a copy of everything, since the peer is in a new handshake."""
-        self._diverted: deque[tuple[bytes, Any]] = deque()
+        self._diverted: deque[tuple[bytes, Any]] = NOTHING_WAITS
         self._runs: RunReader | None = None
         """What reads the socket once many messages have been asked for at a time."""
         self._strangers_until = -math.inf if peer is None else now() + STRANGERS_TIME
@@ -579,14 +579,19 @@ class Driver(Sender):
         if not same_address(address, self._peer):
             self.statistics["strangers_datagrams"] += 1
             if self._divert is not None:
-                self._diverted.append((datagram, address))
+                self._keep_diverted(datagram, address)
             return False
         if self._divert is None or self._keeps_plaintext:
             return True
         if self.shares or begins_client_hello(datagram):
-            self._diverted.append((datagram, self._peer))
+            self._keep_diverted(datagram, self._peer)
             return False
         return True
+
+    def _keep_diverted(self, datagram: bytes, address: Any) -> None:
+        if self._diverted is NOTHING_WAITS:
+            self._diverted = deque()
+        self._diverted.append((datagram, address))
 
     def _hand_on(self) -> None:
         """Let the server have what was diverted, without the lock: the server takes its own, and then perhaps ours."""

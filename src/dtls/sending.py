@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import mmsg
 from .connection import MAX_SEGMENTS, ConnectionState
@@ -41,6 +41,10 @@ LOST_ON_THE_WAY = frozenset(
 LOOK_AGAIN = 2.0
 """Seconds after which a thread that waits looks at what others may have done: another may have read what woke both."""
 
+NOTHING_WAITS: deque[Any] = deque(maxlen=0)
+"""Stands for a queue until there is something to put in: few associations need those that it stands for."""
+_RLock = type(threading.RLock())
+"""What ``threading.RLock()`` makes, without a call of Python's."""
 _POSIX = os.name == "posix"
 # Looked up once: an attribute of an enumeration's class is slow to get on some Pythons.
 _HANDSHAKING, _ESTABLISHED = ConnectionState.HANDSHAKING, ConnectionState.ESTABLISHED
@@ -75,8 +79,8 @@ class Sender(abc.ABC):
         self._wait_elsewhere = wait
         self._refusals_tolerated = refusals_tolerated
         self._may_keep_flight = True
-        self._unsent: deque[bytes] = deque()
-        self._lock = threading.RLock()
+        self._unsent: deque[bytes] = NOTHING_WAITS
+        self._lock = _RLock()
         self._closed = False
         # ``recv`` may wait where there is another way to send that does not, whatever mode the socket is in.
         self._waits_in_recv = _POSIX and isinstance(sock, socket.socket)
@@ -283,6 +287,8 @@ class Sender(abc.ABC):
 
     def keep(self, datagram: bytes) -> None:
         """Send a datagram when there is room in the send buffer."""
+        if self._unsent is NOTHING_WAITS:
+            self._unsent = deque()
         if len(self._unsent) < MAX_UNSENT:
             self._unsent.append(datagram)
         else:
