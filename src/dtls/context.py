@@ -96,16 +96,9 @@ class Context(SessionSettings, NameSettings, DatagramSettings, DiagnosisSettings
             settings about trust, another own certificate or another name.
         :raises SSLError: for settings that the engine does not take.
         """
-        if self.server_side and server_hostname is not None:
-            message = "server_hostname can only be specified in client mode"
-            raise ValueError(message)
-        if server_hostname is not None and (not server_hostname or server_hostname.startswith(".")):
-            message = "server_hostname cannot be an empty string or start with a leading dot."
-            raise ValueError(message)
-        if server_hostname is not None and "\0" in server_hostname:
-            message = "server_hostname cannot contain a null character"
-            raise ValueError(message)
-        if server_hostname is None and self.requires_server_hostname:
+        if server_hostname is not None:
+            self._check_server_hostname(server_hostname)
+        elif self._check_hostname and self.requires_server_hostname:
             message = "check_hostname requires server_hostname"
             raise ValueError(message)
         if session is not None:
@@ -122,6 +115,17 @@ class Context(SessionSettings, NameSettings, DatagramSettings, DiagnosisSettings
             timer=timer or RetransmissionTimer(self._initial_retransmission_timeout),
             session=None if session is None or session.is_over(time.time()) else session,
         )
+
+    def _check_server_hostname(self, server_hostname: str) -> None:
+        if self.server_side:
+            message = "server_hostname can only be specified in client mode"
+            raise ValueError(message)
+        if not server_hostname or server_hostname.startswith("."):
+            message = "server_hostname cannot be an empty string or start with a leading dot."
+            raise ValueError(message)
+        if "\0" in server_hostname:
+            message = "server_hostname cannot contain a null character"
+            raise ValueError(message)
 
     @property
     def requires_server_hostname(self) -> bool:

@@ -204,17 +204,18 @@ class SSLConnection:
         return None if self._arrival is None else self._arrival.origin.address
 
     def accept(self) -> tuple[Self, Any] | None:
-        """A connection with the client that :meth:`listen` told of last, and its address; calls it if need be.
+        """A connection with the client that :meth:`listen` told of last, and its address; listens if need be.
 
         ``None`` when :meth:`listen` gives none. The new connection's socket has no timeout. Its handshake is completed
         here, with ``do_handshake_on_connect``, and raises what :meth:`do_handshake` raises.
         """
-        if self._arrival is None:
-            self.listen()
+        reception = self._receptionist()
         arrival, self._arrival = self._arrival, None
         if arrival is None:
-            return None
-        admitted = self._receptionist().admit(arrival)
+            arrival = reception.wait(self._sock.gettimeout())
+            if arrival is None:
+                return None
+        admitted = reception.admit(arrival)
         if admitted is None:
             return None
         sock, driver = admitted

@@ -81,7 +81,8 @@ class Listener:
             try:
                 if not self.reports_local:
                     datagram, address = sock.recvfrom(LARGEST_DATAGRAM)
-                    return datagram, Origin(address)
+                    # What Origin(...) does, without a call of Python's.
+                    return datagram, tuple.__new__(Origin, (address, None))
                 datagram, control, _, address = sock.recvmsg(LARGEST_DATAGRAM, _CONTROL_SPACE)
                 return datagram, Origin(address, local_address(control))
             except (BlockingIOError, InterruptedError):

@@ -504,7 +504,10 @@ def shutdown(ssl: Handle) -> None:
 
 def read_all(bio: Handle) -> bytes:
     """Everything that waits in a memory BIO."""
-    pointer = take_buffer()
+    try:
+        pointer = free_buffer()
+    except IndexError:
+        pointer = new_buffer()
     count = bio_read(bio, pointer, BUFFER_LENGTH)
     output = unpack(pointer, count) if count > 0 else b""
     give_back(pointer)

@@ -151,6 +151,7 @@ class OpenSSLConnection(Negotiated):
             self._incoming,
             self._outgoing,
             now=now,
+            server_side=self.server_side,
             flight=self._flight,
             timer=timer,
             outbox=self._outbox,

@@ -142,6 +142,7 @@ class Handshake(Outwards):
         outgoing: binding.Handle,
         *,
         now: float,
+        server_side: bool,
         flight: SentFlight,
         timer: RetransmissionTimer,
         outbox: list[bytes],
@@ -158,7 +159,7 @@ class Handshake(Outwards):
         self._time_allowed = context.handshake_timeout
         self._deadline = now + self._time_allowed
         self._timer = timer
-        self._reassembler = Reassembler(server_side=context.server_side)
+        self._reassembler = Reassembler(server_side=server_side)
 
     def continue_with(self, ssl: binding.Handle, incoming: binding.Handle, outgoing: binding.Handle) -> None:
         """Let another SSL answer the ClientHello, of which none has seen anything yet."""
@@ -198,7 +199,11 @@ class Handshake(Outwards):
         number, last = self._record, 0
         as_received = True
         at = 0
-        while at < length and (found := whole_message_at_untrusted(datagram, at)) is not None:
+        while (
+            at < length
+            and datagram[at] == _HANDSHAKE
+            and (found := whole_message_at_untrusted(datagram, at)) is not None
+        ):
             version, record_number, message_type, sequence, end = found
             if (
                 (message_type in _NOT_LIKE_OTHERS and (at or message_type == _CLIENT_HELLO))
