@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import select
 import socket
+import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from dtls import driver as drivers
-from dtls import err
+from dtls import err, kernel, sslconnection
 from dtls.demux import osnet
 from dtls.driver import Driver
-from dtls.errors import SSLZeroReturnError
+from dtls.errors import SSLTimeoutError, SSLZeroReturnError
 from dtls.kernel import now
 from dtls.pydtls import arguments
 from dtls.pydtls.borrowed import BorrowedSocket
+from dtls.pydtls.reception import Reception
 from dtls.pydtls.sslsocket import DatagramSSLSocket
 from dtls.sockets import DTLSSocket
 from dtls.sslconnection import CERT_REQUIRED, SSLConnection, is_datagram_socket, peer_of
@@ -251,6 +254,143 @@ def test_a_client_that_another_thread_found_before_comes_first(
         assert listening.listen() == second.getsockname()
 
 
+def test_a_client_that_was_accepted_and_has_gone_is_not_told_of_again(pem: bytes, demux: str) -> None:
+    with udp(bound=True) as bound, udp(bound=True) as client:
+        listening = SSLConnection(bound, pem, pem, server_side=True)
+        bound.settimeout(SHORT)
+        client.sendto(whole(hello_body()), bound.getsockname())  # without a group: there will be no handshake
+        assert listening.listen() is None
+        body = hello_body(cookie=cookie_in(client.recv(65535)))
+        twice = whole(body, message_sequence=1, record_sequence=1)
+        client.sendto(twice, bound.getsockname())
+        client.sendto(twice, bound.getsockname())
+        assert listening.listen() == client.getsockname()
+        assert isinstance(raised(listening.accept), err.openssl_error())
+        assert listening.listen() is None, demux
+
+
+def test_threads_that_begin_to_accept_at_the_same_time_share_the_cookies(
+    pem: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Reception] = []
+    both = threading.Barrier(2)
+
+    class Slow(Reception):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(SHORT)  # for another thread to come here, too
+
+    monkeypatch.setattr(sslconnection, "Reception", Slow)
+    with udp(bound=True) as bound:
+        listening = SSLConnection(bound, pem, pem, server_side=True)
+        bound.settimeout(0)
+        threads = [Worker(listening.listen) for _ in range(2)]
+        assert [thread.result() for thread in threads] == [None, None]
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("when", ["when it was waited", "when it is read"])
+def test_a_signals_handler_that_raises_leaves_no_thread_counted_as_waiting(
+    client: Context, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    with udp(bound=True) as peer:
+        sock = udp()
+        sock.connect(peer.getsockname())
+        driver = Driver(sock, client.connection(now(), server_hostname="localhost"))
+        peer.sendto(b"noise", sock.getsockname())
+
+        def interrupt(*_arguments: object) -> Any:
+            raise Interrupted
+
+        def interrupted_now() -> float:
+            if driver._waiting:
+                interrupt()
+            return now()
+
+        if when == "when it was waited":
+            monkeypatch.setattr(drivers, "now", interrupted_now)
+        else:
+            monkeypatch.setattr(driver, "_read", interrupt)
+        with pytest.raises(Interrupted):
+            driver.handshake(5.0)
+        assert driver._waiting == 0
+        monkeypatch.undo()
+        driver.close()
+        assert sock.fileno() < 0
+
+
+@polls
+def test_a_read_that_takes_all_the_time_there_was_is_not_begun_again(
+    client: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[float] = []
+    with udp(bound=True) as peer, udp() as sock:
+        sock.connect(peer.getsockname())
+        driver = Driver(sock, client.connection(now(), server_hostname="localhost"))
+        peer.sendto(b"noise", sock.getsockname())
+
+        def slow_read() -> None:
+            reads.append(now())
+            while now() < reads[0] + SHORT:
+                pass
+
+        monkeypatch.setattr(driver, "_read", slow_read)
+        with pytest.raises(SSLTimeoutError):
+            driver.handshake(SHORT)
+        assert len(reads) == 1
+        driver.close()
+
+
+@polls
+def test_a_flight_that_is_due_when_the_time_is_over_is_still_repeated(client: Context) -> None:
+    client.initial_retransmission_timeout = SHORT
+    with udp(bound=True) as peer, udp() as sock:
+        peer.settimeout(0)
+        sock.connect(peer.getsockname())
+        driver = Driver(sock, client.connection(now(), server_hostname="localhost"))
+        driver.flush()
+        with pytest.raises(SSLTimeoutError):
+            driver.handshake(SHORT)
+        assert [peer.recv(2000)[13] for _ in range(2)] == [1, 1]
+        driver.close()
+
+
+class Wrapping:
+    """A socket's class that another library puts in the place of Python's own: it has one, and is none."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._sock = socket.SocketType(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+def test_sockets_of_a_class_that_stands_in_pythons_place_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "socket", Wrapping)
+    sock: Any = Wrapping(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        assert is_datagram_socket(sock)
+        for plain in (kernel._PLAIN, None):  # put there after this package was imported, or before
+            monkeypatch.setattr(kernel, "_PLAIN", plain)
+            assert kernel.numbers_of(sock).family == socket.AF_INET
+    finally:
+        sock.close()
+
+
+def test_a_handshake_does_without_poll_where_another_library_has_taken_it_away(
+    pem: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(select, "poll", raising=False)
+    with connections(pem) as (near, far):
+        near.write(b"hello")
+        assert far.read() == b"hello"
+
+
 def test_a_client_that_was_accepted_meanwhile_is_not_queued(pem: bytes) -> None:
     with udp(bound=True) as bound, udp(bound=True) as client:
         listening = SSLConnection(bound, pem, pem, server_side=True, do_handshake_on_connect=False)
@@ -381,7 +521,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are read."""
     read, files = arguments._read, []
 
-    def noted(where: str) -> bytes:
+    def noted(where: str) -> tuple[os.stat_result, bytes]:
         files.append(where)
         return read(where)
 
@@ -437,6 +577,32 @@ def test_a_file_of_certificates_that_has_just_changed_is_read_again(
     set_age(path, 1, monkeypatch)
     assert [arguments._contents(path) for _ in range(2)] == [b"one"] * 2
     assert reads == [str(path)] * 2
+
+
+def test_what_was_read_of_one_file_is_not_taken_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+    link = tmp_path / "link"
+
+    def point_to(name: str) -> None:
+        (tmp_path / "new").symlink_to(tmp_path / name)
+        (tmp_path / "new").replace(link)
+
+    point_to("one")
+    set_age(tmp_path / "two", 60, monkeypatch)
+    read = arguments._read
+
+    def read_late(where: str) -> tuple[os.stat_result, bytes]:
+        point_to("two")
+        return read(where)
+
+    monkeypatch.setattr(arguments, "_read", read_late)
+    assert arguments._contents(link) == b"two"
+    monkeypatch.setattr(arguments, "_read", read)
+    point_to("one")
+    assert arguments._contents(link) == b"one"
 
 
 def test_only_so_many_files_of_certificates_are_remembered(

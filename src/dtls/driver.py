@@ -21,7 +21,7 @@ from .connection import ConnectionState
 from .errors import SSLError, SSLWantReadError, SSLZeroReturnError
 from .events import AlertReceived, DataReceived, Event, HandshakeFailed
 from .gate import begins_client_hello
-from .kernel import CAN_POLL, LARGEST_DATAGRAM, MAX_READS, lead_nowhere, now, same_address
+from .kernel import LARGEST_DATAGRAM, MAX_READS, can_poll, lead_nowhere, now, same_address
 from .runs import RunReader
 from .sending import LOOK_AGAIN, LOST_ON_THE_WAY, NOTHING_WAITS, Sender, deadline_of, release_if_taken
 from .wire import ContentType
@@ -93,9 +93,12 @@ class Driver(Sender):
     def handshake(self, timeout: float | None) -> None:
         """Complete the handshake. Raises its error, :class:`SSLWantReadError` or :class:`SSLTimeoutError`."""
         deadline = deadline_of(timeout)
-        waits_by_poll = timeout != 0 and CAN_POLL and self._wait_elsewhere is None
+        waits_by_poll = timeout != 0 and can_poll() and self._wait_elsewhere is None
         while not (waits_by_poll and self._complete_by_poll(deadline)):
-            self.advance()
+            if timeout == 0 or now() < deadline:
+                self.advance()
+            else:  # reading may have taken all the time there was
+                self.handle_timeout()
             with self._lock:
                 if self.error is not None:
                     raise self.error.with_traceback(None)
@@ -116,40 +119,43 @@ class Driver(Sender):
         connection, sock, poll = self.connection, self.sock, select.poll()
         # A borrowed socket tells of a refusal to whoever reads, and its descriptor does not.
         tells_of_refusals = hasattr(sock, "refused")
-        ready = None
-        while True:
-            with self._lock:
-                began = now()
-                if ready is not None:
-                    self._waiting -= 1
-                    if self._closed:
-                        self._close_if_unused()
+        ready: list[tuple[int, int]] | None = None
+        counted: bool = False
+        try:
+            while True:
+                with self._lock:
+                    began = now()
+                    if counted:
+                        self._waiting -= 1
+                        counted = False
+                        if self._closed:
+                            self._close_if_unused()
+                            return False
+                        datagram = self._read() if ready and self.error is None else None
+                        if datagram is None:
+                            return False
+                        self._refusals = 0
+                        self._take_in(connection.unprotect(datagram, began))
+                    if self._closed or self.error is not None:
                         return False
-                    datagram = self._read() if ready and self.error is None else None
-                    if datagram is None:
+                    if connection.state is not _HANDSHAKING:
+                        return ready is not None and connection.state is _ESTABLISHED
+                    until = min(deadline, began + LOOK_AGAIN)
+                    at = connection.next_timeout()
+                    if at is not None and at < until:
+                        until = at
+                    refused = tells_of_refusals and sock.refused  # type: ignore[attr-defined] # see above
+                    descriptor = sock.fileno()
+                    if until <= began or descriptor < 0 or refused or self._unsent or self._diverted:
                         return False
-                    self._refusals = 0
-                    self._take_in(connection.unprotect(datagram, began))
-                if self._closed or self.error is not None:
-                    return False
-                if connection.state is not _HANDSHAKING:
-                    return ready is not None and connection.state is _ESTABLISHED
-                until = min(deadline, began + LOOK_AGAIN)
-                at = connection.next_timeout()
-                if at is not None and at < until:
-                    until = at
-                refused = tells_of_refusals and sock.refused  # type: ignore[attr-defined] # see above
-                descriptor = sock.fileno()
-                if until <= began or descriptor < 0 or refused or self._unsent or self._diverted:
-                    return False
-                self._waiting += 1
-            try:
+                    self._waiting += 1
+                    counted = True
                 poll.register(descriptor, select.POLLIN)
                 ready = poll.poll(math.ceil((until - began) * 1000))
-            except BaseException:
+        finally:
+            if counted:
                 with self._lock:
                     self._done_waiting()
-                raise
 
     def receive(self, timeout: float | None) -> bytes | None:
         """The next message; ``None`` when the peer has closed. Raises what ended the association otherwise."""

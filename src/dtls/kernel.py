@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import math
 import os
@@ -20,7 +21,21 @@ DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 """For a single call not to wait, whatever mode the socket is in; 0 where there is no such thing (Windows)."""
 
 now = time.monotonic
-CAN_POLL = hasattr(select, "poll")
+_PLAIN = socket.socket if issubclass(socket.socket, _socket.socket) else None
+"""The class of sockets whose numbers are at hand; others may have been put in the place of Python's own."""
+
+
+def numbers_of(sock: Any) -> Any:
+    """What has the ``family`` and the ``type`` of a socket, as numbers where that is quicker.
+
+    The members of enumerations that a plain socket gives for them are made each time.
+    """
+    return super(_PLAIN, sock) if _PLAIN is not None and type(sock) is _PLAIN else sock
+
+
+def can_poll() -> bool:
+    """Whether there is ``poll``; libraries that put others in the place of Python's sockets may take it away."""
+    return hasattr(select, "poll")
 
 
 def wait_until_ready(
@@ -31,7 +46,7 @@ def wait_until_ready(
     ``also_readable`` are further descriptors, to be readable.
     """
     seconds = until - now()
-    if CAN_POLL:
+    if can_poll():
         poll = select.poll()
         poll.register(descriptor, select.POLLIN | select.POLLOUT if writable else select.POLLIN)
         for other in also_readable:

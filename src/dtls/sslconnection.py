@@ -24,6 +24,7 @@ import errno
 import logging
 import os
 import socket
+import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ from .err import (
     raise_ssl_error,
     translate,
 )
-from .kernel import now
+from .kernel import now, numbers_of
 from .pydtls.arguments import PROTOCOL_DTLS, PROTOCOL_DTLSv1, PROTOCOL_DTLSv1_2, make_context
 from .pydtls.borrowed import BorrowedSocket, borrow
 from .pydtls.config import SSL, SSLContext, configured
@@ -88,6 +89,8 @@ _DATAGRAM = int(socket.SOCK_DGRAM)
 _SHUTDOWN_IN_HANDSHAKE = 0x14000197  # SSL_R_SHUTDOWN_WHILE_IN_INIT
 
 length_of = len  # which is the name of a parameter, too
+
+_making_receptions = threading.Lock()
 
 logger = logging.getLogger("dtls")
 
@@ -241,7 +244,9 @@ class SSLConnection:
             message = "listen and accept need a server's socket that is not connected"
             raise InvalidSocketError(message)
         if self._reception is None:
-            self._reception = Reception(self._sock, self._context, self._configure)
+            with _making_receptions:  # threads may begin to accept at the same time
+                if self._reception is None:
+                    self._reception = Reception(self._sock, self._context, self._configure)
         return self._reception
 
     # --- the handshake -------------------------------------------------------------------------------------------
@@ -485,9 +490,7 @@ class SSLConnection:
 
 def is_datagram_socket(sock: Any) -> bool:
     """Whether ``sock`` is a datagram socket."""
-    if type(sock) is socket.socket:
-        return super(socket.socket, sock).type == _DATAGRAM  # which makes no member of an enumeration of it
-    return bool(getattr(sock, "type", None) == _DATAGRAM)
+    return bool(getattr(numbers_of(sock), "type", None) == _DATAGRAM)
 
 
 def peer_of(sock: socket.socket) -> Any:

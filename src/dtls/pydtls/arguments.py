@@ -142,29 +142,37 @@ def _contents(source: PathOrPEM) -> bytes:
     if isinstance(where, bytes):
         return where
     # Every client asks for this file. What tells that it has not changed takes a fraction of the time to read it.
-    status = os.stat(where)  # noqa: PTH116 - and so does this of that of a Path
-    stamp = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
     known = _files.get(where)
-    if known is not None and known[0] == stamp:
+    if known is not None and known[0] == _stamp(os.stat(where)):  # noqa: PTH116 - a Path takes longer
         return known[1]
-    contents = _read(where)
+    status, contents = _read(where)
     # A file that has just been changed may be changed again without another time to show for it.
-    if stat.S_ISREG(status.st_mode) and time.time_ns() - max(stamp[3:]) > _SETTLED_AFTER:
+    if (
+        stat.S_ISREG(status.st_mode)
+        and time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_AFTER
+    ):
         if len(_files) >= _MAX_FILES:
             _files.clear()
-        _files[where] = stamp, contents
+        _files[where] = _stamp(status), contents
     return contents
 
 
-def _read(where: str) -> bytes:
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    """What is different when a file is another, or has changed."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _read(where: str) -> tuple[os.stat_result, bytes]:
+    """A file's contents, and what told of it, of that very file, before it was read."""
     descriptor = os.open(where, _READING)
     try:
+        status = os.fstat(descriptor)
         contents = os.read(descriptor, _AT_A_TIME)
         while more := os.read(descriptor, _AT_A_TIME):
             contents += more
     finally:
         os.close(descriptor)
-    return contents
+    return status, contents
 
 
 def _source(source: PathOrPEM) -> str | bytes:

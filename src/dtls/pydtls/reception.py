@@ -88,7 +88,7 @@ class Reception:
                 found = self._examine(datagram, origin) if datagram else False
                 if type(found) is Arrival:
                     if not self._proved:
-                        return found  # whoever admits it finds out whether it was admitted before
+                        return found
                     self._queue(found)
                 # After junk the caller may have better to do; after a cookie was sent, it will soon be back.
                 until = min(limit, now() + HELLO_PATIENCE) if found else now()
@@ -181,12 +181,15 @@ class Reception:
             self.statistics["dropped_old_version"] += 1
             logger.info("the client at %s speaks too old a version of DTLS", origin.address)
             return False
+        if (origin, offer.random) in self._admitted:
+            # Perhaps it waited here while the association came and went. Nobody would answer.
+            self.statistics["dropped_repeated_hello"] += 1
+            return False
         return Arrival(origin, hello, offer.random)
 
     def _queue(self, arrival: Arrival) -> None:
         with self._lock:
-            if (arrival.origin, arrival.random) in self._admitted:
-                # Perhaps it waited here while the association came and went. Nobody would answer.
+            if (arrival.origin, arrival.random) in self._admitted:  # meanwhile
                 self.statistics["dropped_repeated_hello"] += 1
                 return
             for repeated in [one for one in self._proved if one.origin == arrival.origin]:

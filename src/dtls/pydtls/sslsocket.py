@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from dtls.demux.routed import RoutedSocket
 from dtls.err import ERR_HANDSHAKE_TIMEOUT, SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, InvalidSocketError
+from dtls.kernel import numbers_of
 from dtls.sslconnection import CERT_NONE, SSLConnection, is_datagram_socket, peer_of
 
 from .arguments import PROTOCOL_DTLS
@@ -509,8 +510,7 @@ def _moved(sock: socket.socket) -> socket.socket:
     if isinstance(sock, RoutedSocket):
         return sock.moved()
     timeout = sock.gettimeout()
-    # The numbers of a socket are at hand; the members of enumerations that it gives for them are made each time.
-    numbers: Any = super(socket.socket, sock) if type(sock) is socket.socket else sock
+    numbers = numbers_of(sock)
     moved = socket.socket(numbers.family, numbers.type, sock.proto, fileno=sock.detach())
     if moved.gettimeout() != timeout:
         moved.settimeout(timeout)
