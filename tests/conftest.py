@@ -11,7 +11,7 @@ import pytest
 
 import dtls
 from dtls.certificates import CertificateAuthority, IssuedCertificate
-from dtls.context import PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERVER, Context
+from dtls.context import CERT_REQUIRED, PROTOCOL_DTLS_CLIENT, PROTOCOL_DTLS_SERVER, Context
 
 from .peers.openssl import Files, Peers
 from .peers.programs import missing
@@ -42,6 +42,17 @@ def server_certificate(ca: CertificateAuthority) -> IssuedCertificate:
 def client_certificate(ca: CertificateAuthority) -> IssuedCertificate:
     """A certificate for a client."""
     return ca.issue("a client", client=True)
+
+
+@pytest.fixture
+def mutual(
+    client: Context, server: Context, client_certificate: IssuedCertificate
+) -> tuple[Context, Context]:
+    """A client and a server that both authenticate."""
+    client.load_cert_chain(client_certificate.private_key_and_chain_pem)
+    server.load_verify_locations(cadata=client.trusted_certificates[0])
+    server.verify_mode = CERT_REQUIRED
+    return client, server
 
 
 @pytest.fixture(scope="session")

@@ -10,14 +10,13 @@ in content. What is tested here is all that can be told from the truth.
 from __future__ import annotations
 
 import tracemalloc
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtls.connection import Connection, ConnectionState
-from dtls.context import CERT_REQUIRED, Context, DTLSVersion
+from dtls.context import Context, DTLSVersion
 from dtls.engines.openssl.connection import OpenSSLConnection
 from dtls.engines.openssl.handshake import MAX_HELD_BYTES, MAX_HELD_RECORDS, Handshake
 from dtls.errors import SSLError
@@ -39,9 +38,6 @@ from dtls.wire import (
 
 from .forge import Insider, forgeries, forgeries_for, record
 from .pair import OTHER, Pair, losing
-
-if TYPE_CHECKING:
-    from dtls.certificates import IssuedCertificate
 
 KINDS = list(forgeries())
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -74,13 +70,9 @@ def forged(kind: str) -> dict[str, list[bytes]]:
 
 
 @pytest.fixture
-def mutual(
-    client: Context, server: Context, client_certificate: IssuedCertificate
-) -> tuple[Context, Context]:
+def mutual(mutual: tuple[Context, Context]) -> tuple[Context, Context]:
     """As many messages as a handshake can have, in as many datagrams."""
-    client.load_cert_chain(client_certificate.private_key_and_chain_pem)
-    server.load_verify_locations(cadata=client.trusted_certificates[0])
-    server.verify_mode = CERT_REQUIRED
+    client, server = mutual
     client.mtu = server.mtu = 512
     return client, server
 

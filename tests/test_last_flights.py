@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dtls.context import CERT_REQUIRED, Context
 from dtls.engines.openssl import binding
 from dtls.engines.openssl.binding import lib
 from dtls.engines.openssl.connection import OpenSSLConnection
@@ -26,7 +25,8 @@ from .pair import OTHER, Pair
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dtls.certificates import IssuedCertificate
+    from dtls.context import Context
+
 
 Change = tuple[str, "Callable[[list[Record]], list[list[Record]]]"]
 
@@ -188,16 +188,6 @@ def test_both_records_of_another_version_are_not_shown_to_openssl(
     pair = Pair(client, server)
     completes(pair, Changing(sender, other_version))
     assert pair.end(OTHER[sender]).statistics["dropped_implausible_record"] == 1
-
-
-@pytest.fixture
-def mutual(
-    client: Context, server: Context, client_certificate: IssuedCertificate
-) -> tuple[Context, Context]:
-    client.load_cert_chain(client_certificate.private_key_and_chain_pem)
-    server.load_verify_locations(cadata=client.trusted_certificates[0])
-    server.verify_mode = CERT_REQUIRED
-    return client, server
 
 
 @pytest.mark.parametrize("with_finished", [False, True])

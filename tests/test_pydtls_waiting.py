@@ -482,6 +482,9 @@ class Refusing:
     def gettimeout(self) -> None:
         return None
 
+    def recv(self, _size: int, _flags: int) -> bytes:
+        raise AssertionError  # what was refused is told first
+
     def send(self, datagram: bytes, _flags: int) -> int:
         if self.refusals:
             self.refusals -= 1

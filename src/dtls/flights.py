@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from .wire import (
     HANDSHAKE_HEADER_LENGTH,
+    MAX_BODY_LENGTH,
     MAX_PLAINTEXT_LENGTH,
     MESSAGE_RECORD_OVERHEAD,
     RECORD_HEADER_LENGTH,
@@ -99,7 +100,7 @@ class Packer:
         records: list[bytes] = []
         offset = 0
         while offset < len(body):
-            piece = body[offset : offset + min(space, _LONGEST_PIECE)]
+            piece = body[offset : offset + min(space, MAX_BODY_LENGTH)]
             content = build_handshake(message_type, sequence, piece, offset=offset, length=len(body))
             records.append(self._plain(item.content_type, item.version, content))
             offset += len(piece)
@@ -113,7 +114,6 @@ class Packer:
 
 
 _SHORTEST_PIECE = 64
-_LONGEST_PIECE = MAX_PLAINTEXT_LENGTH - HANDSHAKE_HEADER_LENGTH
 
 
 class SentFlight:
@@ -162,8 +162,8 @@ class SentFlight:
 
         ``next_record`` is the number after the last of epoch 0 in it.
         """
+        self.clear()
         self.is_held = True
-        self._items = []
         self._as_written = datagram
         self.packer.next_record = next_record
         self.answers = answers

@@ -60,7 +60,6 @@ class Verdict(NamedTuple):
 _NOTHING = Verdict()
 _make = tuple.__new__
 """What Verdict(...) and the like do, without a call of Python's."""
-_SHORTEST, _LONGEST = MESSAGE_RECORD_OVERHEAD, MESSAGE_RECORD_OVERHEAD + MAX_HELLO_LENGTH
 _MESSAGE_TYPE_AT = 13
 # Looked up once: an attribute of an enumeration's class is slow to get on some Pythons.
 _HANDSHAKE, _CLIENT_HELLO = int(ContentType.HANDSHAKE), int(HandshakeType.CLIENT_HELLO)
@@ -97,19 +96,15 @@ class Gate:
     def judge_untrusted(self, datagram: bytes, address: Hashable, now: float) -> Verdict:
         """What to do with ``datagram`` from ``address``. Does not raise; what is dropped is counted."""
         whole = whole_message_at_untrusted(datagram, 0)
-        if whole is not None:
+        if whole is not None and whole[4] == len(datagram):  # as nearly all are
             version, number, message_type, sequence, end = whole
-            if (
-                message_type == _CLIENT_HELLO
-                and sequence <= 1
-                and _SHORTEST < end == len(datagram) <= _LONGEST
-            ):
-                try:  # as nearly all are
-                    body = datagram[MESSAGE_RECORD_OVERHEAD:]
-                    return self._judge_hello(body, sequence, number, version, address, now)
-                except WireError as error:
-                    self.statistics[f"dropped_{error.reason}"] += 1
-                    return _NOTHING
+            try:
+                _check_untrusted(message_type, sequence, end - MESSAGE_RECORD_OVERHEAD)
+                body = datagram[MESSAGE_RECORD_OVERHEAD:]
+                return self._judge_hello(body, sequence, number, version, address, now)
+            except WireError as error:
+                self.statistics[f"dropped_{error.reason}"] += 1
+                return _NOTHING
         records, trouble = split_leading_records_untrusted(datagram)
         if trouble is not None:
             self.statistics[f"dropped_{trouble}"] += 1

@@ -125,10 +125,7 @@ class Reassembler:
         limit = self._limits.get(message_type, -1)
         if length > limit or (limit and not length):
             return False
-        if self._held:
-            self._done_with_next()
-        else:
-            self.next_sequence = sequence + 1
+        self._done_with_next()
         return True
 
     def add_untrusted(self, fragment: HandshakeFragment) -> None:

@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from .kernel import LARGEST_DATAGRAM, can_poll, now, wait_until_ready
+from .kernel import LARGEST_DATAGRAM, now, wait_until_ready
 
 _IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8)  # Linux's number; Python names it since 3.14 only
 _IPV4_PACKET_INFO = struct.Struct("=i4s4s")
@@ -145,11 +145,8 @@ class Listener:
 
     def _strays(self, sock: socket.socket) -> list[tuple[bytes, Any]]:
         strays: list[tuple[bytes, Any]] = []
-        if can_poll():
-            poll = select.poll()
-            poll.register(sock.fileno(), select.POLLIN)
-            if not poll.poll(0):  # as nearly always
-                return strays
+        if not wait_until_ready(sock.fileno(), writable=False, until=0.0):  # as nearly always
+            return strays
         sock.setblocking(False)
         while len(strays) < MAX_STRAYS:
             try:

@@ -17,6 +17,8 @@ MAX_PLAINTEXT_LENGTH = 2**14
 """The longest content of one record in bytes (RFC 5246, 6.2.1)."""
 MAX_CIPHERTEXT_LENGTH = MAX_PLAINTEXT_LENGTH + 2048
 """The longest protected content of one record in bytes (RFC 5246, 6.2.3)."""
+MAX_BODY_LENGTH = MAX_PLAINTEXT_LENGTH - HANDSHAKE_HEADER_LENGTH
+"""The most bytes of a handshake message's body that one record holds."""
 MAX_RECORD_SEQUENCE = 2**48 - 1
 MAX_COOKIE_LENGTH = 255
 RANDOM_LENGTH = 32
@@ -31,8 +33,6 @@ _HANDSHAKE_HEADER = struct.Struct("!BBHHBHBH")
 _MESSAGE_RECORD = struct.Struct("!BHQHIHHI")
 """A record's header and that of the handshake message in it. Some fields stand together: epoch and record number, the
 message's type and length, and in two numbers fragment_offset and fragment_length."""
-_HELLO_VERIFY_REQUEST = struct.Struct(_MESSAGE_RECORD.format + "HB")
-"""The same, and of the message all but the cookie: version and length."""
 _LAST_RECORDS = struct.Struct("!BHQHBBHQH")
 """The record of a ChangeCipherSpec and the header of the one after it; epochs and record numbers stand together."""
 _EPOCH_1 = 1
@@ -82,9 +82,6 @@ class HandshakeType(enum.IntEnum):
     CLIENT_KEY_EXCHANGE = 16
     FINISHED = 20
     CERTIFICATE_STATUS = 22
-
-
-_HELLO_VERIFY_REQUEST_TYPE = int(HandshakeType.HELLO_VERIFY_REQUEST)
 
 
 class AlertLevel(enum.IntEnum):
@@ -271,16 +268,15 @@ def whole_message_at_untrusted(data: bytes, at: int) -> tuple[int, int, int, int
     That is what nearly every record of a handshake is. Given are the record's version and number, the message's type
     and ``message_seq``, and the offset after the record. Does not raise.
     """
-    if at + MESSAGE_RECORD_OVERHEAD > len(data):
+    if at + MESSAGE_RECORD_OVERHEAD > len(data) or data[at] != _HANDSHAKE:
         return None
-    kind, version, number, length, type_and_total, sequence, offset, offset_and_size = (
+    _, version, number, length, type_and_total, sequence, offset, offset_and_size = (
         _MESSAGE_RECORD.unpack_from(data, at)
     )
     total = length - HANDSHAKE_HEADER_LENGTH
     end = at + RECORD_HEADER_LENGTH + length
     if (
-        kind != _HANDSHAKE
-        or number > MAX_RECORD_SEQUENCE  # of another epoch
+        number > MAX_RECORD_SEQUENCE  # of another epoch
         or offset
         or offset_and_size != total
         or type_and_total & _MESSAGE_LENGTH_MASK != total
@@ -294,7 +290,7 @@ def whole_message_at_untrusted(data: bytes, at: int) -> tuple[int, int, int, int
 def build_message_record(
     version: int, record_sequence: int, message_type: int, message_sequence: int, body: bytes
 ) -> bytes:
-    """The bytes of a record of epoch 0 with a whole handshake message, whose body has at most 2**14 - 12 bytes."""
+    """The bytes of a record of epoch 0 with a whole handshake message, of at most ``MAX_BODY_LENGTH`` bytes of body."""
     length = len(body)
     return (
         _MESSAGE_RECORD.pack(
@@ -449,20 +445,5 @@ def build_hello_verify_request(cookie: bytes, record_sequence: int) -> bytes:
     if len(cookie) > MAX_COOKIE_LENGTH:
         msg = f"a cookie has at most {MAX_COOKIE_LENGTH} bytes, not {len(cookie)}"
         raise ValueError(msg)
-    length = len(cookie)
-    body_length = length + 3
-    return (
-        _HELLO_VERIFY_REQUEST.pack(
-            _HANDSHAKE,
-            DTLS_1_0,
-            record_sequence,
-            HANDSHAKE_HEADER_LENGTH + body_length,
-            _HELLO_VERIFY_REQUEST_TYPE << _MESSAGE_LENGTH_BITS | body_length,
-            0,
-            0,
-            body_length,
-            DTLS_1_0,
-            length,
-        )
-        + cookie
-    )
+    body = DTLS_1_0.to_bytes(2, "big") + bytes([len(cookie)]) + cookie
+    return build_message_record(DTLS_1_0, record_sequence, HandshakeType.HELLO_VERIFY_REQUEST, 0, body)

@@ -13,13 +13,16 @@ import select
 from typing import TYPE_CHECKING, Any
 
 from dtls.err import PortUnreachable
-from dtls.kernel import DONT_WAIT
+from dtls.kernel import DONT_WAIT, can_poll
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
+    from typing import TypeVar
 
     from dtls.driver import Driver
+
+    _Result = TypeVar("_Result")
 
 
 class BorrowedSocket:
@@ -74,61 +77,39 @@ class BorrowedSocket:
 
     def recv(self, size: int) -> bytes:
         """One datagram. Raises :exc:`BlockingIOError` if there is none."""
-        sock = self.sock
-        if self.refused or not DONT_WAIT or sock.gettimeout():
-            self._prepare_to_receive()
-        try:
-            return sock.recv(size, DONT_WAIT)
-        except TimeoutError:  # ready a moment ago, and somebody else took it
-            raise BlockingIOError from None
-        except ConnectionRefusedError:
-            raise PortUnreachable from None
+        return self._receive(self.sock.recv, size)
 
     def recvfrom(self, size: int) -> tuple[bytes, Any]:
         """One datagram and where it came from. Raises :exc:`BlockingIOError` if there is none."""
-        sock = self.sock
-        if self.refused or not DONT_WAIT or sock.gettimeout():
-            self._prepare_to_receive()
-        try:
-            return sock.recvfrom(size, DONT_WAIT)
-        except TimeoutError:
-            raise BlockingIOError from None
-        except ConnectionRefusedError:
-            raise PortUnreachable from None
+        return self._receive(self.sock.recvfrom, size)
 
     def recvmsg(self, size: int, control: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
         """One datagram with what the kernel says of it. Raises :exc:`BlockingIOError` if there is none."""
-        sock = self.sock
-        if self.refused or not DONT_WAIT or sock.gettimeout():
+        return self._receive(self.sock.recvmsg, size, control)
+
+    def _receive(self, receive: Callable[..., _Result], *arguments: int) -> _Result:
+        if self.refused or not DONT_WAIT or self.sock.gettimeout():
             self._prepare_to_receive()
         try:
-            return sock.recvmsg(size, control, DONT_WAIT)
-        except TimeoutError:
+            return receive(*arguments, DONT_WAIT)
+        except TimeoutError:  # ready a moment ago, and somebody else took it
             raise BlockingIOError from None
         except ConnectionRefusedError:
             raise PortUnreachable from None
 
     def send(self, datagram: bytes) -> int:
         """Send to the connected peer. Raises :exc:`BlockingIOError` if there is no room."""
-        sock = self.sock
-        if not DONT_WAIT or sock.gettimeout():
+        if not DONT_WAIT or self.sock.gettimeout():
             self._prepare_to_send()
-        try:
-            return sock.send(datagram, DONT_WAIT)
-        except TimeoutError:
-            raise BlockingIOError from None
-        except ConnectionRefusedError:
-            # That was about an earlier datagram; this one was not sent.
-            self.refused = True
-        return self._send_again(datagram)
-
-    def _send_again(self, datagram: bytes) -> int:
-        try:
-            return self.sock.send(datagram, DONT_WAIT)
-        except TimeoutError:
-            raise BlockingIOError from None
-        except ConnectionRefusedError:  # about yet another
-            return len(datagram)
+        for _ in range(2):
+            try:
+                return self.sock.send(datagram, DONT_WAIT)
+            except TimeoutError:
+                raise BlockingIOError from None
+            except ConnectionRefusedError:
+                # That was about an earlier datagram; this one was not sent.
+                self.refused = True
+        return len(datagram)
 
     def sendto(self, datagram: bytes, address: Any) -> int:
         """Send to ``address``. Raises :exc:`BlockingIOError` if there is no room."""
@@ -160,7 +141,7 @@ class BorrowedSocket:
 
     def _is_ready(self, *, writable: bool) -> bool:
         descriptor = self.fileno()
-        if hasattr(select, "poll"):
+        if can_poll():
             poll = select.poll()
             poll.register(descriptor, select.POLLOUT if writable else select.POLLIN)
             return bool(poll.poll(0))

@@ -387,10 +387,7 @@ _memory = lib.BIO_s_mem()
 
 def new_memory_bio() -> Handle:
     """An endless queue of bytes that says "try again" when it is empty. It will belong to an SSL."""
-    bio = lib.BIO_new(_memory)
-    if not bio:
-        raise OpenSSLError(take_errors())
-    return bio
+    return require(lib.BIO_new(_memory))
 
 
 def new_ssl(
@@ -411,9 +408,7 @@ def new_ssl(
             last(ssl)
             lib.SSL_free(ssl)
 
-    ssl = lib.SSL_new(context)
-    if not ssl:
-        raise OpenSSLError(take_errors())
+    ssl = require(lib.SSL_new(context))
     _own(ssl, ffi.cast("SSL *", ssl), free)
     lib.SSL_set_bio(ssl, incoming, outgoing)
     if server_side:
@@ -504,10 +499,7 @@ def shutdown(ssl: Handle) -> None:
 
 def read_all(bio: Handle) -> bytes:
     """Everything that waits in a memory BIO."""
-    try:
-        pointer = free_buffer()
-    except IndexError:
-        pointer = new_buffer()
+    pointer = take_buffer()
     count = bio_read(bio, pointer, BUFFER_LENGTH)
     output = unpack(pointer, count) if count > 0 else b""
     give_back(pointer)

@@ -21,11 +21,10 @@ from dtls.flights import (
 from dtls.reassembly import Message, Reassembler
 from dtls.wire import (
     DTLS_1_0,
-    HANDSHAKE_HEADER_LENGTH,
+    MAX_BODY_LENGTH,
     MAX_PLAINTEXT_LENGTH,
     MAX_RECORD_SEQUENCE,
     MESSAGE_RECORD_OVERHEAD,
-    RECORD_HEADER_LENGTH,
     AlertDescription,
     AlertLevel,
     ContentType,
@@ -39,6 +38,7 @@ from dtls.wire import (
     max_fragment_length_untrusted,
     parse_client_hello_untrusted,
     split_fragments_untrusted,
+    split_leading_records_untrusted,
     whole_message_at_untrusted,
 )
 
@@ -74,11 +74,7 @@ _CLIENT_HELLO = int(HandshakeType.CLIENT_HELLO)
 _CLIENT_KEY_EXCHANGE = int(HandshakeType.CLIENT_KEY_EXCHANGE)
 _BEFORE_CHANGE_CIPHER_SPEC = (_CLIENT_KEY_EXCHANGE, int(HandshakeType.CERTIFICATE_VERIFY))
 """After one of these a client's ChangeCipherSpec may come."""
-_NOT_LIKE_OTHERS = (_CLIENT_HELLO, _HELLO_VERIFY_REQUEST)
-"""Messages that more is made of than to hand them over."""
 _ALERT_LENGTH = 2
-_LONGEST_PIECE = MAX_PLAINTEXT_LENGTH - HANDSHAKE_HEADER_LENGTH
-"""Bytes of a message's body that one record holds."""
 _LAST_FIRST_RECORD = MAX_RECORD_SEQUENCE - 2**32
 
 
@@ -199,14 +195,11 @@ class Handshake(Outwards):
         number, last = self._record, 0
         as_received = True
         at = 0
-        while (
-            at < length
-            and datagram[at] == _HANDSHAKE
-            and (found := whole_message_at_untrusted(datagram, at)) is not None
-        ):
+        while (found := whole_message_at_untrusted(datagram, at)) is not None:
             version, record_number, message_type, sequence, end = found
             if (
-                (message_type in _NOT_LIKE_OTHERS and (at or message_type == _CLIENT_HELLO))
+                message_type == _CLIENT_HELLO
+                or (at and message_type == _HELLO_VERIFY_REQUEST)
                 or end > MAX_PLAINTEXT_LENGTH  # as much as OpenSSL reads at a time
                 or not reassembler.pass_over_untrusted(
                     message_type, sequence, end - at - MESSAGE_RECORD_OVERHEAD
@@ -241,17 +234,11 @@ class Handshake(Outwards):
 
     def _with_own_numbers(self, datagram: bytes, end: int) -> bytes:
         """The messages at the head of a datagram, under our own numbers: a stranger's would upset OpenSSL's window."""
-        parts: list[bytes] = []
-        at = 0
-        while at < end:
-            after = at + RECORD_HEADER_LENGTH + (datagram[at + 11] << 8 | datagram[at + 12])
-            version = datagram[at + 1] << 8 | datagram[at + 2]
-            number = self._record + len(parts)
-            parts.append(
-                build_record(_HANDSHAKE, version, 0, number, datagram[at + RECORD_HEADER_LENGTH : after])
-            )
-            at = after
-        return b"".join(parts)
+        records, _ = split_leading_records_untrusted(datagram[:end])
+        return b"".join(
+            build_record(_HANDSHAKE, record.version, 0, number, record.fragment)
+            for number, record in enumerate(records, self._record)
+        )
 
     def _receive_end(self, datagram: bytes, at: int, number: int, now: float) -> bool:
         """Take in a datagram of messages that ends with the peer's ChangeCipherSpec and Finished; whether it does.
@@ -385,20 +372,20 @@ class Handshake(Outwards):
                 refusal = PlainRecord(_ALERT, self._record_version, bytes([AlertLevel.FATAL, alert]))
                 self._outbox += self._flight.packer.pack([refusal])
                 return
-        if len(message.body) > _LONGEST_PIECE:
+        if len(message.body) > MAX_BODY_LENGTH:
             self._write_pieces(message)
             return
         self._write(build_message_record(self._record_version, self._record, *message))
         self._record += 1
 
     def _write_pieces(self, message: Message) -> None:
-        for offset in range(0, len(message.body), _LONGEST_PIECE):
+        for offset in range(0, len(message.body), MAX_BODY_LENGTH):
             if offset:  # OpenSSL reads no more than this at a time from a memory BIO
                 binding.do_handshake(self._ssl)
             content = build_handshake(
                 message.message_type,
                 message.sequence,
-                message.body[offset : offset + _LONGEST_PIECE],
+                message.body[offset : offset + MAX_BODY_LENGTH],
                 offset=offset,
                 length=len(message.body),
             )

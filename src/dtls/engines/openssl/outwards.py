@@ -66,11 +66,7 @@ class Outwards:
         if length > packer.mtu:
             return 0
         number, sequence, at = packer.next_record, self._own_sequence, 0
-        while (
-            at < length
-            and output[at] == _HANDSHAKE
-            and (found := whole_message_at_untrusted(output, at)) is not None
-        ):
+        while (found := whole_message_at_untrusted(output, at)) is not None:
             _, record, _, message_sequence, end = found
             if record != number or message_sequence <= sequence:
                 return 0
