@@ -143,6 +143,9 @@ def serve(host: str, port: int, count: int | None) -> None:
     """Serve ``count`` clients, or for ever."""
     identity = CertificateAuthority().issue("localhost", "127.0.0.1", "::1", key_type="rsa")
     with listening_socket(host, port) as sock:
+        # A signal that comes after Python has last looked for one, and before the socket is read, is only seen when
+        # that read ends.
+        sock.settimeout(STEP)
         listening = SSLConnection(
             sock,
             keyfile=identity.key_pem,
