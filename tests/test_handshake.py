@@ -28,6 +28,7 @@ from dtls.wire import (
     HandshakeType,
     build_handshake,
     build_hello_verify_request,
+    build_message_record,
     build_record,
     split_fragments_untrusted,
     split_records_untrusted,
@@ -605,6 +606,20 @@ def test_a_repeated_hello_verify_request_is_answered_once(client: Context) -> No
     for _ in range(5):
         connection.receive_datagram(build_hello_verify_request(b"cookie", 0), now)
     assert len(connection.datagrams_to_send(now)) == 1
+
+
+def test_requests_for_a_cookie_that_come_together_are_counted_one_by_one(client: Context) -> None:
+    now = 0.0
+    connection = client.connection(now, server_hostname="localhost")
+    body = build_hello_verify_request(b"cookie", 0)[25:]
+    together = b"".join(
+        build_message_record(DTLS_1_0, number, HandshakeType.HELLO_VERIFY_REQUEST, number, body)
+        for number in range(4)
+    )
+    [event] = connection.receive_datagram(together, now)
+    assert isinstance(event, HandshakeFailed)
+    assert isinstance(event.error, SSLError)
+    assert event.error.reason == "COOKIE_MISMATCH"
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dtls.engines.openssl import binding
+from dtls.engines.openssl import handshake as handshakes
 from dtls.engines.openssl.binding import lib
 from dtls.engines.openssl.connection import OpenSSLConnection
 from dtls.wire import (
@@ -70,7 +71,7 @@ def completes(pair: Pair, tap: Changing) -> None:
 def calls_of_openssl(monkeypatch: pytest.MonkeyPatch, pair: Pair) -> dict[str, int]:
     """How often OpenSSL is asked to go on with a handshake, by the side that asks."""
     calls = {"client": 0, "server": 0}
-    do_handshake = binding.do_handshake
+    do_handshake = binding.ssl_do_handshake
 
     def counted(ssl: binding.Handle) -> int:
         for name, end in pair.ends():
@@ -78,7 +79,7 @@ def calls_of_openssl(monkeypatch: pytest.MonkeyPatch, pair: Pair) -> dict[str, i
             calls[name] += end._ssl == ssl
         return do_handshake(ssl)
 
-    monkeypatch.setattr(binding, "do_handshake", counted)
+    monkeypatch.setattr(handshakes, "ssl_do_handshake", counted)
     return calls
 
 

@@ -271,7 +271,9 @@ class Sender(abc.ABC):
         if self._unsent:
             self._send_unsent()
         try:
-            self._flush()
+            for datagram in self.connection.datagrams_to_send(now()):
+                if self._unsent or not self._transmit(datagram):
+                    self.keep(datagram)
         except OSError as error:
             self._count(error)
 
@@ -378,6 +380,17 @@ class Sender(abc.ABC):
         """How long the socket's ``recv`` waits; 0 for not at all. Who waits in it already is not concerned."""
         self.sock.settimeout(seconds)
         self._recv_timeout = seconds
+
+
+def send_first(sock: socket.socket, connection: Connection) -> list[bytes]:
+    """Send what a new association has to say, on a socket that does not block; what is left, for a :class:`Sender`."""
+    datagrams = connection.datagrams_to_send(now())
+    for number, datagram in enumerate(datagrams):
+        try:
+            sock.send(datagram)
+        except OSError:  # who tries again will find out what it means
+            return datagrams[number:]
+    return []
 
 
 def deadline_of(timeout: float | None) -> float:

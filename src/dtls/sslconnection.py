@@ -54,6 +54,7 @@ from .pydtls.arguments import PROTOCOL_DTLS, PROTOCOL_DTLSv1, PROTOCOL_DTLSv1_2,
 from .pydtls.borrowed import BorrowedSocket, borrow
 from .pydtls.config import SSL, SSLContext, configured
 from .pydtls.reception import Arrival, Reception
+from .sending import send_first
 from .sockets import SHUTDOWN_PATIENCE
 
 if TYPE_CHECKING:
@@ -268,9 +269,12 @@ class SSLConnection:
             raise translate(error, ERR_HANDSHAKE_TIMEOUT, "SSL_new", ssl_error=SSL_ERROR_NONE) from error
         # It has the methods that a driver calls. Refusals are its own affair: they are told at once, and do not last.
         borrowed: Any = borrow(self._sock)
+        # All else can be done while the peer looks at what we say.
+        unsent = send_first(borrowed, connection)
         self._driver = Driver(borrowed, connection, wait=borrowed.wait)
         borrowed.attach(self._driver)
-        self._driver.flush()
+        for datagram in unsent:
+            self._driver.keep(datagram)
 
     def do_handshake(self) -> None:
         """Complete the handshake.

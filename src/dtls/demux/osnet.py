@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dtls.driver import Driver
 from dtls.kernel import wait_until_ready
 from dtls.pydtls.borrowed import BorrowedSocket
+from dtls.sending import send_first
 from dtls.udp import Listener, Origin
 
 if TYPE_CHECKING:
@@ -82,9 +83,11 @@ class UDPDemux:
 
     def drive(self, sock: socket.socket, connection: Connection, origin: Origin) -> Driver:
         """Let an association run on the socket of :meth:`get_connection`."""
+        borrowed: Any = BorrowedSocket(sock)  # it has the methods that are called
+        # The peer waits for its answer, and all else can be done while it looks at that.
+        unsent = send_first(borrowed, connection)
         # The listening socket shall not live as long as its peers.
         drivers = self._drivers
-        borrowed: Any = BorrowedSocket(sock)  # it has the methods that are called
         driver = Driver(
             borrowed,
             connection,
@@ -92,6 +95,9 @@ class UDPDemux:
             divert=functools.partial(_divert, drivers, self._receive, origin.local),
             keeps_plaintext=True,
         )
+
+        for datagram in unsent:
+            driver.keep(datagram)
 
         def forget(gone: weakref.ref[Driver]) -> None:
             # Whichever thread collects garbage comes here, at any time: a lock might be its own already.

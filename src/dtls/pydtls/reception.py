@@ -174,6 +174,8 @@ class Reception:
             answer, hello, offer = self._gate.judge_untrusted(datagram, origin, now())
         if answer is not None:
             self._demux.send(answer, origin)
+            # The client will soon be back, and just now it is busy itself.
+            self._context._engine().make_ready()  # noqa: SLF001 - the engine's own translation of the settings
             return True
         if hello is None or offer is None:
             return False

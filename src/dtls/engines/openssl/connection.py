@@ -125,17 +125,11 @@ class OpenSSLConnection(Negotiated):
         self._server_hostname = server_hostname
         # Its own constructor is Python's, and takes longer than all that is counted in most associations' lives.
         self.statistics: Counter[str] = Counter.__new__(Counter)
-        self._incoming = binding.new_memory_bio()
-        self._outgoing = binding.new_memory_bio()
         self._engine_context = engine_context  # holds the callbacks that OpenSSL may call
         self._association = Association(context, self)
         self._client_met = not self.server_side
-        self._ssl = engine_context.new_ssl(
-            self._incoming,
-            self._outgoing,
-            self._association,
-            server_hostname,
-            None if session is None else session.state,
+        self._ssl, self._incoming, self._outgoing = engine_context.new_handles(
+            self._association, server_hostname, None if session is None else session.state
         )
         self._outbox: list[bytes] = []
         # What the context says now counts for this association, whatever it is told later.
@@ -204,9 +198,8 @@ class OpenSSLConnection(Negotiated):
         context = self._association.context
         self._engine_context = context._engine()  # noqa: SLF001 - the engine's own translation of the settings
         self._limits_messages_to_mtu = context.limits_messages_to_mtu
-        self._incoming, self._outgoing = binding.new_memory_bio(), binding.new_memory_bio()
-        self._ssl = self._engine_context.new_ssl(
-            self._incoming, self._outgoing, self._association, self._server_hostname
+        self._ssl, self._incoming, self._outgoing = self._engine_context.new_handles(
+            self._association, self._server_hostname
         )
         if self._handshake is not None:
             self._handshake.continue_with(self._ssl, self._incoming, self._outgoing)
@@ -247,13 +240,9 @@ class OpenSSLConnection(Negotiated):
                 return self._after_fruitless_read(count, now)
         if self._gate is not None:
             return self._ask_gate(self._gate, datagram, now)
-        at = 0
         handshake = self._handshake
-        if handshake is not None:
-            at = handshake.receive_leading_records(datagram, now)
-            if at:
-                events = self._conclude_handshake(now) if handshake.over else []
-                return events if at == len(datagram) else events + self._receive_records(datagram[at:], now)
+        if handshake is not None and handshake.receive_whole(datagram, now):
+            return self._conclude_handshake(now) if handshake.over else []
         return self._receive_records(datagram, now)
 
     def _receive_records(self, datagram: bytes, now: float) -> list[Event]:

@@ -38,6 +38,10 @@ HANDSHAKE_MTU = 17_000
 _MAX_HOST_NAME = 255  # OpenSSL's limit, which not every version of the bindings passes on
 
 
+Handles = tuple[binding.Handle, binding.Handle, binding.Handle]
+"""OpenSSL's side of one association: an SSL, and the memory BIOs that it reads from and writes to."""
+
+
 class EngineContext:
     """OpenSSL's SSL_CTX for ``context`` in one role. Raises :class:`~dtls.SSLError` for what OpenSSL does not take."""
 
@@ -49,6 +53,8 @@ class EngineContext:
         self._associations: weakref.WeakValueDictionary[int, Association] = weakref.WeakValueDictionary()
         """By what tells their SSLs apart."""
         self._callbacks: list[object] = []
+        self._ready: list[Handles] = []
+        """Those of the next association, if they were made while there was time."""
         self._lock = threading.Lock()
         self.lowers_level = lowers_level(context)
         """Whether OpenSSL looks at the strength of certificates no more."""
@@ -226,15 +232,21 @@ class EngineContext:
             wire = b"".join(bytes([len(name)]) + name for name in protocols)
             binding.offer_alpn(self._handle, wire)
 
-    def new_ssl(
-        self,
-        incoming: binding.Handle,
-        outgoing: binding.Handle,
-        association: Association,
-        server_hostname: str | None,
-        session: bytes | None = None,
-    ) -> binding.Handle:
-        """An SSL for one association, which checks the peer's name as the context asks.
+    def make_ready(self) -> None:
+        """Make what the next association needs, as far as that is the same for each: now there is time."""
+        if not self._ready and not self._resumes:
+            self._ready.append(self._bare_handles())
+
+    def _take_ready(self) -> Handles | None:
+        try:
+            return self._ready.pop()
+        except IndexError:  # another thread was faster
+            return None
+
+    def new_handles(
+        self, association: Association, server_hostname: str | None, session: bytes | None = None
+    ) -> Handles:
+        """An SSL for one association, which checks the peer's name as the context asks, and its BIOs.
 
         :param server_hostname: on servers: what the client asks for.
         """
@@ -243,9 +255,10 @@ class EngineContext:
             group = hashlib.sha256(repr(server_hostname).encode()).digest()
             with self._lock:
                 binding_sessions.name_session_group(self._handle, group)
-                ssl = self._bare_ssl(incoming, outgoing, last=binding_sessions.keep_session)
+                handles = self._bare_handles(last=binding_sessions.keep_session)
         else:
-            ssl = self._bare_ssl(incoming, outgoing)
+            handles = (self._take_ready() if self._ready else None) or self._bare_handles()
+        ssl = handles[0]
         association.trust = self._trust
         if self._callbacks:
             self._associations[binding_callbacks.address_of(ssl)] = association
@@ -258,7 +271,7 @@ class EngineContext:
                 binding_sessions.offer_session(ssl, session)
             except binding.OpenSSLError as error:
                 raise configuration_error(error, "OpenSSL refuses the session") from None
-        return ssl
+        return handles
 
     def session_scope(self, server_hostname: str | None) -> bytes:
         """Stands for what was verified when these settings counted: the trust, and the server's name."""
@@ -296,17 +309,14 @@ class EngineContext:
         return [described(suites[name]) for name in binding.cipher_names(ssl)]
 
     def _scratch(self) -> binding.Handle:
-        return self._bare_ssl(binding.new_memory_bio(), binding.new_memory_bio())
+        return self._bare_handles()[0]
 
-    def _bare_ssl(
-        self,
-        incoming: binding.Handle,
-        outgoing: binding.Handle,
-        last: Callable[[binding.Handle], None] | None = None,
-    ) -> binding.Handle:
-        return binding.new_ssl(
+    def _bare_handles(self, last: Callable[[binding.Handle], None] | None = None) -> Handles:
+        incoming, outgoing = binding.new_memory_bio(), binding.new_memory_bio()
+        ssl = binding.new_ssl(
             self._handle, incoming, outgoing, server_side=self.server_side, mtu=HANDSHAKE_MTU, last=last
         )
+        return ssl, incoming, outgoing
 
 
 @contextlib.contextmanager
