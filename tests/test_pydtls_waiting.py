@@ -272,7 +272,9 @@ def test_a_refusal_ends_a_handshake_that_the_kernel_waits_in(kernel_waits: list[
         near = SSLConnection(sock, do_handshake_on_connect=False)
         assert raised(near.do_handshake).errno == err.ERR_PORT_UNREACHABLE
         assert limit_of(sock) == b""
-        assert len(kernel_waits) <= 1
+        assert len(kernel_waits) == 1
+        assert near._driver is not None
+        assert not near._driver.connection.statistics["flights_repeated"]  # it was told at once
 
 
 @pytest.mark.usefixtures("kernel_waits")
@@ -297,6 +299,36 @@ def test_a_signals_handler_that_raises_ends_the_kernels_wait_for_good() -> None:
         driver: Any = near._driver
         assert (driver._waiting, driver._waiting_in_recv) == (0, 0)
         assert limit_of(sock) == b""
+
+
+@pytest.mark.parametrize(("side", "which"), [("server", 0), ("server", 1), ("client", 0), ("client", 2)])
+@pytest.mark.parametrize("timeout", [None, PATIENCE])
+def test_a_flight_that_finds_no_room_is_sent_when_there_is_some(
+    pem: bytes, monkeypatch: pytest.MonkeyPatch, side: str, which: int, timeout: float | None
+) -> None:
+    send = BorrowedSocket.send
+    sent: list[bytes] = []
+
+    def send_later(borrowed_socket: BorrowedSocket, datagram: bytes) -> int:
+        # Of the server only what goes out on its peer's own socket passes here.
+        if (borrowed_socket.sock is sock) == (side == "client"):
+            sent.append(datagram)
+            if len(sent) == which + 1:
+                raise BlockingIOError
+        return send(borrowed_socket, datagram)
+
+    monkeypatch.setattr(BorrowedSocket, "send", send_later)
+    with udp(bound=True) as bound, udp(timeout=timeout) as sock:
+        listening = SSLConnection(bound, pem, pem, server_side=True)
+        accepting = Worker(accept, listening)
+        near = SSLConnection(sock)
+        near.connect(bound.getsockname())
+        far, _ = accepting.result()
+        with far.get_socket(True):
+            assert len(sent) > which
+            for end in (near, far):
+                assert end._driver is not None
+                assert not end._driver.connection.statistics["flights_repeated"]
 
 
 @pytest.mark.parametrize("kind", ["with a timeout", "not plain"])
@@ -534,6 +566,24 @@ def test_a_handshake_does_without_poll_where_another_library_has_taken_it_away(
     with connections(pem) as (near, far):
         near.write(b"hello")
         assert far.read() == b"hello"
+
+
+def test_a_server_makes_ready_for_the_client_that_it_sent_a_cookie(pem: bytes) -> None:
+    with udp(bound=True) as bound, udp(bound=True) as client:
+        listening = SSLConnection(bound, pem, pem, server_side=True, do_handshake_on_connect=False)
+        bound.settimeout(0)
+        engine = listening._context._engine()
+        for _ in range(2):  # who asks again costs no more
+            hello = proved_hello(listening, client)
+            [(ready, _, _)] = engine._ready
+        client.sendto(hello, bound.getsockname())
+        assert listening.listen() == client.getsockname()
+        accepted = listening.accept()
+        assert accepted is not None
+        with accepted[0].get_socket(True):
+            assert not engine._ready
+            connection: Any = accepted[0]._driver and accepted[0]._driver.connection
+            assert connection._ssl is ready
 
 
 def test_a_client_that_was_accepted_meanwhile_is_not_queued(pem: bytes) -> None:

@@ -84,6 +84,14 @@ def test_a_session_is_resumed(client: Context, server: Context, kind: str, cooki
     assert both.client.version() == "DTLSv1.2"
 
 
+def test_nothing_is_made_ready_that_depends_on_the_name_that_a_client_asks_for(
+    server: Context, kind: str
+) -> None:
+    engine = resuming(server, kind)._engine()
+    engine.make_ready()
+    assert not engine._ready
+
+
 def test_a_resumed_session_can_be_resumed_again(client: Context, server: Context, kind: str) -> None:
     session = made(client, resuming(server, kind))
     for _ in range(3):

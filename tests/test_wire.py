@@ -255,31 +255,52 @@ NEXT = 7
 """``message_seq`` of the next message."""
 
 
-def message_records(data: st.DataObject) -> list[Record]:
-    """A few records of whole messages, in which something may be wrong."""
+FAULTS = (
+    "type",
+    "unknown type",
+    "short",
+    "long",
+    "cut",
+    "piece",
+    "sequence",
+    "epoch",
+    "high epoch",
+    "kind",
+    "version",
+    "number",
+    "two messages",
+    "a byte more",
+)
+
+
+def message_records(data: st.DataObject, fault: str) -> list[Record]:
+    """A few records of whole messages, one of which may have a fault."""
     first = data.draw(st.sampled_from([0, 5, 2**40, MAX_RECORD_SEQUENCE - 4]))
+    count = data.draw(st.integers(0, 4))
+    faulty = data.draw(st.integers(0, 3))
     records = []
-    for number in range(data.draw(st.integers(0, 4))):
-
-        def mostly(right: Any, *wrong: Any) -> Any:
-            return data.draw(st.sampled_from([right] * 12 + list(wrong)))
-
-        message_type = mostly(data.draw(st.sampled_from([11, 12])), 14, 1)
-        body = b"" if message_type == 14 else data.draw(st.binary(min_size=3, max_size=49))
-        body = mostly(body, b"", b"12", bytes(60))
-        piece = mostly(body, body[:-1])
+    for number in range(count):
+        wrong = fault if number == faulty else ""
+        message_type = {"type": 14, "unknown type": 1}.get(wrong, data.draw(st.sampled_from([11, 12])))
+        body = {"short": b"", "long": bytes(60)}.get(wrong, data.draw(st.binary(min_size=3, max_size=49)))
         content = build_handshake(
             message_type,
-            mostly(NEXT + number, NEXT + number + 1, 0),
-            piece,
-            offset=mostly(0, 1) if len(piece) < len(body) else 0,
+            NEXT + number + (wrong == "sequence"),
+            body[:-1] if wrong in ("cut", "piece") else body,
+            offset=wrong == "piece",
             length=len(body),
         )
-        kind, epoch = mostly((22, 0), (22, 1), (22, 0x0100), (20, 0), (23, 0))
-        version = mostly(DTLS_1_2, DTLS_1_0, 0xFEFC)
-        sequence = mostly(first + number, first + number + 1, 0)
-        content = mostly(content, content + content, content + b"x", content[:-1])
-        records.append(Record(kind, version, epoch, sequence, content))
+        if wrong in ("two messages", "a byte more"):
+            content += content if wrong == "two messages" else b"x"
+        records.append(
+            Record(
+                20 if wrong == "kind" else 22,
+                0xFEFC if wrong == "version" else data.draw(st.sampled_from([DTLS_1_2, DTLS_1_0])),
+                {"epoch": 1, "high epoch": 0x0100}.get(wrong, 0),
+                first + number + (wrong == "number"),
+                content,
+            )
+        )
     return records
 
 
@@ -305,11 +326,12 @@ def told_one_by_one(records: list[Record]) -> tuple[int, int]:
     return end, count
 
 
-@given(st.data())
+@pytest.mark.parametrize("fault", ["", *FAULTS])
+@given(data=st.data())
 def test_the_next_whole_messages_at_the_head_of_a_datagram_are_known_and_nothing_else_is(
-    data: st.DataObject,
+    data: st.DataObject, fault: str
 ) -> None:
-    records = message_records(data)
+    records = message_records(data, fault)
     datagram = b"".join(build_record(*record) for record in records) + data.draw(st.binary(max_size=30))
     found = leading_messages_untrusted(datagram, NEXT, LENGTHS)
     end, count = told_one_by_one(records)

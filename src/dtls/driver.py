@@ -151,7 +151,7 @@ class Driver(Sender):
                     at = connection.next_timeout()
                     # Our new flight is not to be repeated before the one was to which it answers.
                     going_on = at is not None and began + seconds <= min(at + SLACK, deadline)
-                    if self._unsent or self._diverted:
+                    if self._unsent:
                         return False
         finally:
             arrivals.done()

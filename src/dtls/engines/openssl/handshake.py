@@ -394,7 +394,7 @@ class Handshake(Outwards):
         return record
 
     def _write(self, raw: bytes) -> None:
-        binding.bio_write(self._incoming, raw, len(raw))
+        bio_write(self._incoming, raw, len(raw))
 
     def _try_change_cipher_spec(self, now: float) -> bool:
         """Offer OpenSSL the ChangeCipherSpec if one was seen; whether the handshake goes on.

@@ -58,7 +58,6 @@ class Outwards:
         if (
             number != packer.next_record  # repeats count here, and not in OpenSSL
             or -1 < first <= self._own_sequence  # it has repeated itself, by its own clock
-            or (ends and self._sent_change_cipher_spec)
         ):
             self._take_apart(output, now)
             return
