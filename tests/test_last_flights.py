@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from dtls.context import PROTOCOL_DTLS_SERVER, Context
 from dtls.engines.openssl import binding
-from dtls.engines.openssl import handshake as handshakes
 from dtls.engines.openssl.binding import lib
 from dtls.engines.openssl.connection import OpenSSLConnection
 from dtls.wire import (
@@ -28,7 +25,7 @@ from .pair import OTHER, Pair
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dtls.certificates import CertificateAuthority
+    from dtls.context import Context
 
 
 Change = tuple[str, "Callable[[list[Record]], list[list[Record]]]"]
@@ -73,7 +70,7 @@ def completes(pair: Pair, tap: Changing) -> None:
 def calls_of_openssl(monkeypatch: pytest.MonkeyPatch, pair: Pair) -> dict[str, int]:
     """How often OpenSSL is asked to go on with a handshake, by the side that asks."""
     calls = {"client": 0, "server": 0}
-    do_handshake = binding.ssl_do_handshake
+    do_handshake = binding.do_handshake
 
     def counted(ssl: binding.Handle) -> int:
         for name, end in pair.ends():
@@ -81,7 +78,7 @@ def calls_of_openssl(monkeypatch: pytest.MonkeyPatch, pair: Pair) -> dict[str, i
             calls[name] += end._ssl == ssl
         return do_handshake(ssl)
 
-    monkeypatch.setattr(handshakes, "ssl_do_handshake", counted)
+    monkeypatch.setattr(binding, "do_handshake", counted)
     return calls
 
 
@@ -94,53 +91,6 @@ def test_openssl_is_given_each_flight_at_once(
     assert pair.established
     # A ClientHello and the last flight; the client's own beginning came before the count.
     assert calls == {"client": 2, "server": 2}
-
-
-def test_a_change_cipher_spec_that_came_alone_counts_when_what_comes_before_it_has_come(
-    client: Context, server: Context
-) -> None:
-    def early(records: list[Record]) -> list[list[Record]]:
-        key_exchange, change, finished = records
-        return [[change], [key_exchange], [finished]]
-
-    pair = Pair(client, server)
-    completes(pair, Changing("client", early))
-    assert not pair.server.statistics
-
-
-def test_a_datagram_of_more_than_openssl_reads_at_a_time_is_taken_in(
-    client: Context, ca: CertificateAuthority
-) -> None:
-    each = len(ca.certificate.public_bytes(Encoding.DER)) + 3
-    copies = 14_000 // each
-    room = (
-        16_300
-        - copies * each
-        - len(ca.issue("localhost", key_type="rsa").certificate.public_bytes(Encoding.DER))
-    )
-    issued = ca.issue(
-        "localhost", *("a" * 40 + f"{number}.example" for number in range(room // 52)), key_type="rsa"
-    )
-    server = Context(PROTOCOL_DTLS_SERVER)
-    server.load_cert_chain(issued.private_key_and_chain_pem + ca.certificate_pem * copies)
-    server.mtu = 20_000
-    pair = Pair(client, server)
-    pair.settle()  # no timer runs out, so nothing is repeated
-    assert pair.established, pair.events
-    assert max(len(datagram) for _, datagram in pair.sent) > 16_384 + 320
-
-
-def test_messages_that_came_too_early_follow_those_that_they_follow(client: Context, server: Context) -> None:
-    def reversed_halves(sender: str, _index: int, datagram: bytes) -> list[bytes]:
-        records = split_records_untrusted(datagram)
-        if sender == "server" and len(records) > 2 and records[-1].epoch == 0:
-            return [together(records[2:]), together(records[:2])]
-        return [datagram]
-
-    pair = Pair(client, server, tap=reversed_halves)
-    pair.settle()  # no timer runs out, so nothing is repeated
-    assert pair.established, pair.events
-    pair.assert_talks()
 
 
 @pytest.mark.parametrize("sender", OTHER)
@@ -200,7 +150,7 @@ def test_what_cannot_be_a_finished_is_not_shown_to_openssl(
         return write(bio, data, size)
 
     def cut(records: list[Record]) -> list[list[Record]]:
-        monkeypatch.setattr(handshakes, "bio_write", noted)
+        monkeypatch.setattr(binding, "bio_write", noted)
         return [[*records[:-1], records[-1]._replace(fragment=bytes(length))], records]
 
     completes(Pair(client, server), Changing(sender, cut))
@@ -285,7 +235,7 @@ def test_a_stranger_cannot_show_openssl_the_end_of_a_handshake_whose_key_exchang
         shown.append(data[:size])
         return write(bio, data, size)
 
-    monkeypatch.setattr(handshakes, "bio_write", noted)
+    monkeypatch.setattr(binding, "bio_write", noted)
     for forgery in forgeries()["ends of handshakes"]:
         pair = Pair(client, server)
         pair.pump("client")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dtls import err
-from dtls.pydtls import borrowed
 from dtls.pydtls.borrowed import BorrowedSocket
 from dtls.sslconnection import (
     CERT_REQUIRED,
@@ -129,13 +128,12 @@ def test_listen_and_accept_need_a_listening_socket(ends: tuple[SSLConnection, SS
 
 
 @pytest.mark.parametrize("demux", ["osnet"], indirect=True)
-@pytest.mark.parametrize("timeout", [None, PATIENCE])
 def test_strangers_datagrams_in_a_new_socket_are_handed_on(
-    pem: bytes, monkeypatch: pytest.MonkeyPatch, timeout: float | None
+    pem: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel may put them there between binding and connecting; here they are put there by hand."""
     stranger = udp(bound=True)
-    branch, recvfrom, begin = Listener.branch, BorrowedSocket.recvfrom, borrowed._ByKernel.begin
+    branch, recvfrom = Listener.branch, BorrowedSocket.recvfrom
     found_at_once = [whole(hello_body(extensions=OFFER))]
     found_later: list[bytes] = []
 
@@ -147,12 +145,7 @@ def test_strangers_datagrams_in_a_new_socket_are_handed_on(
             return found_later.pop(), stranger.getsockname()
         return recvfrom(self, size)
 
-    def begin_with_strays(self: borrowed._ByKernel, seconds: float) -> Any:
-        receive = begin(self, seconds)
-        return lambda size: (found_later.pop(), stranger.getsockname()) if found_later else receive(size)
-
     monkeypatch.setattr(Listener, "branch", branch_with_strays)
-    monkeypatch.setattr(borrowed._ByKernel, "begin", begin_with_strays)
     monkeypatch.setattr(BorrowedSocket, "recvfrom", recvfrom_with_strays)
     with stranger, udp(bound=True) as bound, udp() as sock:
         listening = SSLConnection(bound, pem, pem, server_side=True, do_handshake_on_connect=False)
@@ -164,7 +157,6 @@ def test_strangers_datagrams_in_a_new_socket_are_handed_on(
             found_later.append(
                 whole(hello_body(cookie=cookie, extensions=OFFER), message_sequence=1, record_sequence=1)
             )
-            far.get_socket(True).settimeout(timeout)
             far.do_handshake()
             connecting.result()
             client.write(b"mine")

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import os
 import select
-import signal
 import socket
 import threading
 from types import SimpleNamespace
@@ -14,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dtls import arrivals, err, kernel, sslconnection
 from dtls import driver as drivers
+from dtls import err, kernel, sslconnection
 from dtls.demux import osnet
 from dtls.driver import Driver
 from dtls.errors import SSLTimeoutError, SSLZeroReturnError
 from dtls.kernel import now
-from dtls.pydtls import arguments, borrowed
+from dtls.pydtls import arguments
 from dtls.pydtls.borrowed import BorrowedSocket
 from dtls.pydtls.reception import Reception
 from dtls.pydtls.sslsocket import DatagramSSLSocket
@@ -116,7 +115,7 @@ def test_a_handshake_that_is_interrupted_while_it_waits_is_counted_out(
     with udp(bound=True) as silent, udp() as sock:
         sock.connect(silent.getsockname())
         near = SSLConnection(sock, do_handshake_on_connect=False)
-        monkeypatch.setattr(arrivals, "select", SimpleNamespace(poll=Interrupted, POLLIN=select.POLLIN))
+        monkeypatch.setattr(drivers, "select", SimpleNamespace(poll=Interrupted, POLLIN=select.POLLIN))
         with pytest.raises(KeyboardInterrupt):
             near.do_handshake()
         assert near._driver is not None
@@ -132,7 +131,7 @@ def test_a_refusal_that_was_noticed_in_sending_is_told_before_anything_is_waited
         near = SSLConnection(sock, do_handshake_on_connect=False)
         driver: Any = near._driver
         driver.sock.refused = True
-        monkeypatch.setattr(arrivals, "select", SimpleNamespace(poll=SimpleNamespace))
+        monkeypatch.setattr(drivers, "select", SimpleNamespace(poll=SimpleNamespace))
         assert raised(near.do_handshake).errno == err.ERR_PORT_UNREACHABLE
 
 
@@ -174,133 +173,6 @@ def test_close_wakes_a_handshake_in_another_thread(client: Context) -> None:
             assert driver.sock.fileno() == -1  # and the descriptor is gone
 
 
-# --- handshakes that the kernel waits in --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def kernel_waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """For how many seconds the kernel was to wait, each time that it was told."""
-    if not borrowed._KERNEL_KEEPS_TIME:
-        pytest.skip("there is no such wait here")
-    told: list[float] = []
-    begin = borrowed._ByKernel.begin
-
-    def noting(way: borrowed._ByKernel, seconds: float) -> Any:
-        told.append(seconds)
-        return begin(way, seconds)
-
-    monkeypatch.setattr(borrowed._ByKernel, "begin", noting)
-    return told
-
-
-def limit_of(sock: socket.socket) -> bytes:
-    """What the kernel has been told about ``recv``, as bytes that are not 0."""
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16).strip(b"\0")
-
-
-@on_osnet
-@pytest.mark.usefixtures("demux")
-def test_the_kernel_waits_for_handshakes_without_a_timeout_and_knows_no_limit_afterwards(
-    pem: bytes, kernel_waits: list[float]
-) -> None:
-    with udp(bound=True) as bound, udp(timeout=None) as sock:
-        listening = SSLConnection(bound, pem, pem, server_side=True)
-        accepting = Worker(accept, listening)
-        near = SSLConnection(sock)
-        near.connect(bound.getsockname())
-        far, _ = accepting.result()
-        with far.get_socket(True) as accepted:
-            assert len(kernel_waits) == 2
-            assert all(0.9 < seconds <= 1 for seconds in kernel_waits)
-            assert (limit_of(sock), limit_of(accepted)) == (b"", b"")
-            for end in (near, far):
-                assert end._driver is not None
-                assert (end._driver._waiting, end._driver._waiting_in_recv) == (0, 0)
-            near.write(b"hello")
-            assert far.read() == b"hello"
-
-
-def test_a_flight_is_repeated_when_its_time_has_come_though_the_kernel_waits(
-    kernel_waits: list[float],
-) -> None:
-    def often(settings: sslconnection.SSL) -> None:
-        settings.DTLS_set_timer_cb(lambda _settings, _microseconds: 20_000)
-
-    with udp(bound=True) as silent, udp(timeout=None) as sock:
-        sock.connect(silent.getsockname())
-        near = SSLConnection(sock, do_handshake_on_connect=False, cb_user_config_ssl=often)
-        handshaking = Worker(near.do_handshake)
-        hellos = [silent.recvfrom(2000) for _ in range(4)]
-        assert {datagram[13] for datagram, _ in hellos} == {1}
-        assert max(kernel_waits) <= 0.02
-        driver: Any = near._driver
-        with driver._lock:
-            driver.error = SSLTimeoutError("enough")
-        assert raised(handshaking.result).errno == err.ERR_HANDSHAKE_TIMEOUT
-        assert limit_of(sock) == b""
-
-
-@pytest.mark.usefixtures("kernel_waits")
-def test_junk_does_not_put_the_repeat_off_though_the_kernel_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    def often(settings: sslconnection.SSL) -> None:
-        settings.DTLS_set_timer_cb(lambda _settings, _microseconds: 30_000)
-
-    with udp(bound=True) as peer, udp(timeout=None) as sock:
-        sock.connect(peer.getsockname())
-        near = SSLConnection(sock, do_handshake_on_connect=False, cb_user_config_ssl=often)
-        receive = near._sock.recv
-        begin = borrowed._ByKernel.begin
-
-        def with_junk(way: borrowed._ByKernel, seconds: float) -> Any:
-            peer.sendto(b"junk", sock.getsockname())  # whenever it is waited
-            return begin(way, seconds)
-
-        monkeypatch.setattr(borrowed._ByKernel, "begin", with_junk)
-        handshaking = Worker(near.do_handshake)
-        assert [peer.recv(2000)[13] for _ in range(3)] == [1, 1, 1]
-        driver: Any = near._driver
-        with driver._lock:
-            driver.error = SSLTimeoutError("enough")
-        assert raised(handshaking.result).errno == err.ERR_HANDSHAKE_TIMEOUT
-        assert near._sock.recv == receive
-
-
-def test_a_refusal_ends_a_handshake_that_the_kernel_waits_in(kernel_waits: list[float]) -> None:
-    with udp(bound=True) as peer, udp(timeout=None) as sock:
-        sock.connect(peer.getsockname())
-        peer.close()
-        near = SSLConnection(sock, do_handshake_on_connect=False)
-        assert raised(near.do_handshake).errno == err.ERR_PORT_UNREACHABLE
-        assert limit_of(sock) == b""
-        assert len(kernel_waits) == 1
-        assert near._driver is not None
-        assert not near._driver.connection.statistics["flights_repeated"]  # it was told at once
-
-
-@pytest.mark.usefixtures("kernel_waits")
-def test_a_signals_handler_that_raises_ends_the_kernels_wait_for_good() -> None:
-    class Interrupted(BaseException):
-        pass
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise Interrupted
-
-    with udp(bound=True) as silent, udp(timeout=None) as sock:
-        sock.connect(silent.getsockname())
-        near = SSLConnection(sock, do_handshake_on_connect=False)
-        before = signal.signal(signal.SIGALRM, interrupt)
-        try:
-            signal.setitimer(signal.ITIMER_REAL, SHORT, SHORT)
-            with pytest.raises(Interrupted):
-                near.do_handshake()
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-        driver: Any = near._driver
-        assert (driver._waiting, driver._waiting_in_recv) == (0, 0)
-        assert limit_of(sock) == b""
-
-
 @pytest.mark.parametrize(("side", "which"), [("server", 0), ("server", 1), ("client", 0), ("client", 2)])
 @pytest.mark.parametrize("timeout", [None, PATIENCE])
 def test_a_flight_that_finds_no_room_is_sent_when_there_is_some(
@@ -329,25 +201,6 @@ def test_a_flight_that_finds_no_room_is_sent_when_there_is_some(
             for end in (near, far):
                 assert end._driver is not None
                 assert not end._driver.connection.statistics["flights_repeated"]
-
-
-@pytest.mark.parametrize("kind", ["with a timeout", "not plain"])
-def test_the_kernel_does_not_wait_where_it_cannot(pem: bytes, kernel_waits: list[float], kind: str) -> None:
-    class Own(socket.socket):
-        """What its methods do is its own affair."""
-
-    with udp(bound=True) as bound:
-        listening = SSLConnection(bound, pem, pem, server_side=True, do_handshake_on_connect=False)
-        accepting = Worker(accept, listening)
-        sock = udp() if kind == "with a timeout" else Own(socket.AF_INET, socket.SOCK_DGRAM)
-        with sock:
-            connecting = Worker(SSLConnection(sock).connect, bound.getsockname())
-            far, _ = accepting.result()
-            with far.get_socket(True) as accepted:
-                accepted.settimeout(PATIENCE)
-                far.do_handshake()
-                connecting.result()
-    assert not kernel_waits
 
 
 # --- accept -------------------------------------------------------------------------------------------------------
@@ -552,8 +405,8 @@ def test_sockets_of_a_class_that_stands_in_pythons_place_are_known(monkeypatch: 
     sock: Any = Wrapping(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         assert is_datagram_socket(sock)
-        for plain in (kernel.PLAIN_SOCKET, None):  # put there after this package was imported, or before
-            monkeypatch.setattr(kernel, "PLAIN_SOCKET", plain)
+        for plain in (kernel._PLAIN, None):  # put there after this package was imported, or before
+            monkeypatch.setattr(kernel, "_PLAIN", plain)
             assert kernel.numbers_of(sock).family == socket.AF_INET
     finally:
         sock.close()

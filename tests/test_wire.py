@@ -16,7 +16,6 @@ from dtls.wire import (
     HANDSHAKE_HEADER_LENGTH,
     MAX_CIPHERTEXT_LENGTH,
     MAX_RECORD_SEQUENCE,
-    NO_FLIGHT,
     RECORD_HEADER_LENGTH,
     ClientHello,
     ContentType,
@@ -28,13 +27,12 @@ from dtls.wire import (
     build_hello_verify_request,
     build_message_record,
     build_record,
-    flight_as_written,
     last_records_at_untrusted,
-    leading_messages_untrusted,
     parse_client_hello_untrusted,
     split_fragments_untrusted,
     split_leading_records_untrusted,
     split_records_untrusted,
+    whole_message_at_untrusted,
 )
 
 BYTE = st.integers(0, 255)
@@ -250,164 +248,45 @@ def test_the_last_byte_of_the_longest_message_can_come_alone() -> None:
     assert (piece.length, piece.offset, piece.body) == (2**24 - 1, 2**24 - 2, b"z")
 
 
-LENGTHS = {11: range(1, 50), 12: range(3, 60), 14: range(1)}
-NEXT = 7
-"""``message_seq`` of the next message."""
-
-
-FAULTS = (
-    "type",
-    "unknown type",
-    "short",
-    "long",
-    "cut",
-    "piece",
-    "sequence",
-    "epoch",
-    "high epoch",
-    "kind",
-    "version",
-    "number",
-    "two messages",
-    "a byte more",
-)
-
-
-def message_records(data: st.DataObject, fault: str) -> list[Record]:
-    """A few records of whole messages, one of which may have a fault."""
-    first = data.draw(st.sampled_from([0, 5, 2**40, MAX_RECORD_SEQUENCE - 4]))
-    count = data.draw(st.integers(0, 4))
-    faulty = data.draw(st.integers(0, 3))
-    records = []
-    for number in range(count):
-        wrong = fault if number == faulty else ""
-        message_type = {"type": 14, "unknown type": 1}.get(wrong, data.draw(st.sampled_from([11, 12])))
-        body = {"short": b"", "long": bytes(60)}.get(wrong, data.draw(st.binary(min_size=3, max_size=49)))
-        content = build_handshake(
-            message_type,
-            NEXT + number + (wrong == "sequence"),
-            body[:-1] if wrong in ("cut", "piece") else body,
-            offset=wrong == "piece",
-            length=len(body),
+@given(st.data())
+def test_a_record_with_one_whole_message_is_known_as_such_and_nothing_else_is(data: st.DataObject) -> None:
+    pieces = data.draw(st.lists(fragments(), min_size=1, max_size=2))
+    content = b"".join(
+        build_handshake(
+            piece.message_type, piece.message_sequence, piece.body, offset=piece.offset, length=piece.length
         )
-        if wrong in ("two messages", "a byte more"):
-            content += content if wrong == "two messages" else b"x"
-        records.append(
-            Record(
-                20 if wrong == "kind" else 22,
-                0xFEFC if wrong == "version" else data.draw(st.sampled_from([DTLS_1_2, DTLS_1_0])),
-                {"epoch": 1, "high epoch": 0x0100}.get(wrong, 0),
-                first + number + (wrong == "number"),
-                content,
-            )
-        )
-    return records
-
-
-def told_one_by_one(records: list[Record]) -> tuple[int, int]:
-    """How many bytes and how many records :func:`leading_messages_untrusted` is to tell of."""
-    end = count = 0
-    for record in records:
-        try:
-            [piece] = split_fragments_untrusted(record.fragment)
-        except (WireError, ValueError):
-            break
-        if (
-            (record.content_type, record.epoch) != (22, 0)
-            or record.version not in (DTLS_1_0, DTLS_1_2)
-            or record.sequence != records[0].sequence + count
-            or (piece.offset, piece.length) != (0, len(piece.body))
-            or piece.message_sequence != NEXT + count
-            or piece.length not in LENGTHS.get(piece.message_type, ())
-        ):
-            break
-        end += len(build_record(*record))
-        count += 1
-    return end, count
-
-
-@pytest.mark.parametrize("fault", ["", *FAULTS])
-@given(data=st.data())
-def test_the_next_whole_messages_at_the_head_of_a_datagram_are_known_and_nothing_else_is(
-    data: st.DataObject, fault: str
-) -> None:
-    records = message_records(data, fault)
-    datagram = b"".join(build_record(*record) for record in records) + data.draw(st.binary(max_size=30))
-    found = leading_messages_untrusted(datagram, NEXT, LENGTHS)
-    end, count = told_one_by_one(records)
-    assert found[:2] == (end, count)
-    if count:
-        last = records[count - 1]
-        assert found[2:] == (records[0].sequence, last.version, last.fragment[0])
-
-
-def test_messages_that_are_cut_off_are_not_told_of() -> None:
-    parts = [build_message_record(DTLS_1_2, 3 + n, 11, NEXT + n, b"body") for n in range(2)]
-    both = b"".join(parts)
-    for cut in range(len(both)):
-        expected = len(parts[0]) if cut >= len(parts[0]) else 0
-        assert leading_messages_untrusted(both[:cut], NEXT, LENGTHS)[0] == expected
-    assert leading_messages_untrusted(both, NEXT, LENGTHS) == (len(both), 2, 3, DTLS_1_2, 11)
-
-
-@given(st.binary(max_size=90), st.integers(0, 2**16 - 1))
-def test_arbitrary_bytes_are_no_messages_or_read_within_their_bounds(data: bytes, next_sequence: int) -> None:
-    end, count, *_ = leading_messages_untrusted(data, next_sequence, LENGTHS)
-    assert 25 * count <= end <= len(data)
-
-
-CHANGE = build_record(20, DTLS_1_2, 0, 7, b"\x01")
-FINISHED = build_record(22, DTLS_1_2, 1, 0, bytes(40))
-
-
-def own_messages(first: int, *sequences: int) -> bytes:
-    return b"".join(
-        build_message_record(DTLS_1_2, first + n, 11, sequence, bytes(30))
-        for n, sequence in enumerate(sequences)
+        for piece in pieces
     )
+    kind, epoch = data.draw(st.sampled_from([(22, 0), (22, 0), (22, 1), (23, 0)]))
+    version = data.draw(st.sampled_from([DTLS_1_2, DTLS_1_0, 0xFEFC]))
+    number = data.draw(st.integers(0, MAX_RECORD_SEQUENCE))
+    before, after = data.draw(st.binary(max_size=30)), data.draw(st.binary(max_size=30))
+    record = build_record(kind, version, epoch, number, content)
+    found = whole_message_at_untrusted(before + record + after, len(before))
+    [piece, *more] = pieces
+    if (
+        (kind, epoch) == (22, 0)
+        and version != 0xFEFC
+        and not more
+        and (piece.offset, piece.length) == (0, len(piece.body))
+    ):
+        end = len(before) + len(record)
+        assert found == (version, number, piece.message_type, piece.message_sequence, end)
+    else:
+        assert found is None
 
 
-@pytest.mark.parametrize(
-    ("output", "flight"),
-    [
-        (own_messages(3, 0), (3, 1, 0, 0, False)),
-        (own_messages(MAX_RECORD_SEQUENCE - 2, 5, 6, 7), (MAX_RECORD_SEQUENCE - 2, 3, 5, 7, False)),
-        (own_messages(6, 2) + CHANGE + FINISHED, (6, 2, 2, 2, True)),
-        (CHANGE + FINISHED, (7, 1, -1, -1, True)),
-    ],
-)
-def test_a_flight_is_known_as_our_own_engine_wrote_it(
-    output: bytes, flight: tuple[int, int, int, int, bool]
-) -> None:
-    assert flight_as_written(output) == flight
+def test_a_record_that_is_cut_off_is_no_whole_message() -> None:
+    record = build_record(22, DTLS_1_2, 0, 0, build_handshake(14, 0, b"body"))
+    assert all(whole_message_at_untrusted(record[:cut], 0) is None for cut in range(len(record)))
+    assert whole_message_at_untrusted(record, 0) is not None
+    assert whole_message_at_untrusted(record, len(record)) is None
 
 
-@pytest.mark.parametrize(
-    "output",
-    [
-        b"",
-        build_record(21, DTLS_1_2, 0, 3, b"\x02\x28"),
-        own_messages(3, 0) + build_record(21, DTLS_1_2, 0, 4, b"\x02\x28"),
-        own_messages(3, 0, 0),
-        own_messages(3, 0, 1, 0, 1),
-        CHANGE,
-        FINISHED,
-        FINISHED + CHANGE,
-        own_messages(6, 2) + CHANGE,
-        own_messages(6, 2) + CHANGE + FINISHED + FINISHED,
-        CHANGE + FINISHED + own_messages(8, 2),
-    ],
-)
-def test_what_else_our_own_engine_writes_is_no_flight(output: bytes) -> None:
-    assert flight_as_written(output) == NO_FLIGHT
-
-
-def test_a_message_that_our_own_engine_has_cut_is_no_flight() -> None:
-    halves = [
-        build_record(22, DTLS_1_2, 0, n, build_handshake(11, 4, bytes(8), offset=8 * n, length=16))
-        for n in range(2)
-    ]
-    assert flight_as_written(b"".join(halves)) == NO_FLIGHT
+@given(st.binary(max_size=60), st.integers(0, 60))
+def test_arbitrary_bytes_are_no_whole_message_or_read_within_their_bounds(data: bytes, at: int) -> None:
+    found = whole_message_at_untrusted(data, at)
+    assert found is None or at + 25 <= found[4] <= len(data)
 
 
 @given(

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import select
 import socket
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from . import mmsg
-from .arrivals import arrivals_of
 from .connection import ConnectionState
 from .errors import SSLError, SSLWantReadError, SSLZeroReturnError
 from .events import AlertReceived, DataReceived, Event, HandshakeFailed
@@ -37,8 +37,6 @@ _GLANCE = 0.05
 """As ``LOOK_AGAIN``, for a thread that waits for what another is likely to read."""
 STRANGERS_TIME = 0.1
 """Seconds after connecting a server's socket, in which others' datagrams that were under way to it may turn up."""
-SLACK = 0.005
-"""Seconds by which a flight may be repeated late, rather than that a wait is begun anew for it."""
 _NO_MESSAGE = "no message came in time"
 _NO_LISTENER = (
     "the handshake timed out, and ICMP says that nothing listens at the peer's port (anybody can forge that)"
@@ -95,8 +93,8 @@ class Driver(Sender):
     def handshake(self, timeout: float | None) -> None:
         """Complete the handshake. Raises its error, :class:`SSLWantReadError` or :class:`SSLTimeoutError`."""
         deadline = deadline_of(timeout)
-        may_wait = timeout != 0 and can_poll() and self._wait_elsewhere is None
-        while not (may_wait and self._complete_in_turns(deadline)):
+        waits_by_poll = timeout != 0 and can_poll() and self._wait_elsewhere is None
+        while not (waits_by_poll and self._complete_by_poll(deadline)):
             if timeout == 0 or now() < deadline:
                 self.advance()
             else:  # reading may have taken all the time there was
@@ -113,74 +111,51 @@ class Driver(Sender):
         if self._diverted:
             self._hand_on()
 
-    def _complete_in_turns(self, deadline: float) -> bool:
-        """Complete the handshake, if nothing is to be done but to answer the peer's datagrams; whether it is complete.
+    def _complete_by_poll(self, deadline: float) -> bool:
+        """Complete the handshake, if nothing is to be done but to take in the peer's datagrams; whether it is complete.
 
-        That is what nearly every handshake comes to. Each datagram is waited for before the socket is read.
+        That is what nearly every handshake comes to. Each is waited for before the socket is read.
         """
-        connection, peer, lock = self.connection, self._peer, self._lock
-        arrivals = arrivals_of(self.sock, tells_sender=peer is not None)
-        with lock:
-            seconds = self._seconds_to_wait(deadline)
-            if seconds <= 0:
-                return False
-            self._begin_to_wait_in_recv()
+        connection, sock, poll = self.connection, self.sock, select.poll()
+        # A borrowed socket tells of a refusal to whoever reads, and its descriptor does not.
+        tells_of_refusals = hasattr(sock, "refused")
+        ready: list[tuple[int, int]] | None = None
+        counted: bool = False
         try:
-            receive = arrivals.begin(seconds)
-            going_on = True
-            while going_on:
-                try:
-                    datagram = receive(LARGEST_DATAGRAM)
-                except OSError as error:
-                    return self._end_wait(arrivals.as_told(error))
-                with lock:
+            while True:
+                with self._lock:
+                    began = now()
+                    if counted:
+                        self._waiting -= 1
+                        counted = False
+                        if self._closed:
+                            self._close_if_unused()
+                            return False
+                        datagram = self._read() if ready and self.error is None else None
+                        if datagram is None:
+                            return False
+                        self._refusals = 0
+                        self._take_in(connection.unprotect(datagram, began))
                     if self._closed or self.error is not None:
                         return False
-                    if peer is not None:
-                        datagram, sender = datagram
-                        mine = sender == peer and self._keeps_plaintext
-                        if not mine and not self._is_ours(datagram, sender):
-                            return False
-                    began = now()
-                    self._refusals = 0
-                    found = connection.unprotect(datagram, began)
-                    if found:  # it is complete, or has failed
-                        self._take_in(found)
-                    else:
-                        self._flush_quietly()
+                    if connection.state is not _HANDSHAKING:
+                        return ready is not None and connection.state is _ESTABLISHED and not self._unsent
+                    until = min(deadline, began + LOOK_AGAIN)
                     at = connection.next_timeout()
-                    # Our new flight is not to be repeated before the one was to which it answers.
-                    going_on = at is not None and began + seconds <= min(at + SLACK, deadline)
-                    if self._unsent:
+                    if at is not None and at < until:
+                        until = at
+                    refused = tells_of_refusals and sock.refused  # type: ignore[attr-defined] # see above
+                    descriptor = sock.fileno()
+                    if until <= began or descriptor < 0 or refused or self._unsent or self._diverted:
                         return False
+                    self._waiting += 1
+                    counted = True
+                poll.register(descriptor, select.POLLIN)
+                ready = poll.poll(math.ceil((until - began) * 1000))
         finally:
-            arrivals.done()
-            with lock:
-                self._done_waiting_in_recv()
-        return connection.state is _ESTABLISHED
-
-    def _end_wait(self, error: OSError) -> bool:
-        """No datagram has come, but an error, perhaps about one that we sent. False."""
-        with self._lock:
-            if not (isinstance(error, BlockingIOError) or self._closed or self.error is not None):
-                self._note_error_of_another(error)
-        return False
-
-    def _seconds_to_wait(self, deadline: float) -> float:
-        """For how long there is nothing to do but to wait for a datagram; 0 or less if there is something now."""
-        # A borrowed socket tells of a refusal to whoever reads, and does not wake who waits.
-        if (
-            self._unsent
-            or self._diverted
-            or self.error
-            or self._closed
-            or getattr(self.sock, "refused", False)
-        ):
-            return 0.0
-        began = now()
-        until = min(began + LOOK_AGAIN, deadline)
-        at = self.connection.next_timeout()
-        return (until if at is None else min(until, at)) - began
+            if counted:
+                with self._lock:
+                    self._done_waiting()
 
     def receive(self, timeout: float | None) -> bytes | None:
         """The next message; ``None`` when the peer has closed. Raises what ended the association otherwise."""
@@ -221,7 +196,8 @@ class Driver(Sender):
                 return None
             if seconds != self._recv_timeout:
                 self._set_recv_timeout(seconds)
-            self._begin_to_wait_in_recv()
+            self._waiting += 1
+            self._waiting_in_recv += 1
         datagram, sender, problem = None, self._peer, None
         try:
             if began > self._strangers_until:
@@ -243,10 +219,6 @@ class Driver(Sender):
             if problem is not None:
                 self._note_error_of_another(problem)
             return None if datagram is None else self._message_of(datagram, sender)
-
-    def _begin_to_wait_in_recv(self) -> None:
-        self._waiting += 1
-        self._waiting_in_recv += 1
 
     def _done_waiting_in_recv(self) -> None:
         self._waiting_in_recv -= 1

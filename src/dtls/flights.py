@@ -162,8 +162,8 @@ class SentFlight:
 
         ``next_record`` is the number after the last of epoch 0 in it.
         """
+        self.clear()
         self.is_held = True
-        self._items = []
         self._as_written = datagram
         self.packer.next_record = next_record
         self.answers = answers

@@ -21,10 +21,10 @@ from .wire import (
     Record,
     WireError,
     build_hello_verify_request,
-    leading_messages_untrusted,
     parse_client_hello_untrusted,
     split_fragments_untrusted,
     split_leading_records_untrusted,
+    whole_message_at_untrusted,
 )
 
 if TYPE_CHECKING:
@@ -60,11 +60,9 @@ class Verdict(NamedTuple):
 _NOTHING = Verdict()
 _make = tuple.__new__
 """What Verdict(...) and the like do, without a call of Python's."""
-_MESSAGE_TYPE_AT, _SEQUENCE_AT = 13, 17
+_MESSAGE_TYPE_AT = 13
 # Looked up once: an attribute of an enumeration's class is slow to get on some Pythons.
 _HANDSHAKE, _CLIENT_HELLO = int(ContentType.HANDSHAKE), int(HandshakeType.CLIENT_HELLO)
-_HELLO_LENGTHS = {_CLIENT_HELLO: range(1, MAX_HELLO_LENGTH + 1)}
-_ONE = b"\0\1"
 
 
 def begins_client_hello(datagram: bytes) -> bool:
@@ -97,10 +95,11 @@ class Gate:
 
     def judge_untrusted(self, datagram: bytes, address: Hashable, now: float) -> Verdict:
         """What to do with ``datagram`` from ``address``. Does not raise; what is dropped is counted."""
-        sequence = int(datagram[_SEQUENCE_AT : _SEQUENCE_AT + 2] == _ONE)
-        end, count, number, version, _ = leading_messages_untrusted(datagram, sequence, _HELLO_LENGTHS)
-        if count == 1 and end == len(datagram):  # as nearly all are
+        whole = whole_message_at_untrusted(datagram, 0)
+        if whole is not None and whole[4] == len(datagram):  # as nearly all are
+            version, number, message_type, sequence, end = whole
             try:
+                _check_untrusted(message_type, sequence, end - MESSAGE_RECORD_OVERHEAD)
                 body = datagram[MESSAGE_RECORD_OVERHEAD:]
                 return self._judge_hello(body, sequence, number, version, address, now)
             except WireError as error:
@@ -124,13 +123,7 @@ class Gate:
 
     def _judge_record(self, record: Record, address: Hashable, now: float) -> Verdict:
         for fragment in split_fragments_untrusted(record.fragment):
-            if fragment.message_type != _CLIENT_HELLO:
-                raise WireError("no_association")
-            if fragment.message_sequence > 1:
-                # The handshake goes on at message_seq 1, so that a cookie comes with 0 or 1.
-                raise WireError("wild_message_seq")
-            if fragment.length not in _HELLO_LENGTHS[_CLIENT_HELLO]:
-                raise WireError("message_too_long")
+            _check_untrusted(fragment.message_type, fragment.message_sequence, fragment.length)
             body = self._reassemble(fragment, address)
             if body is not None:
                 sequence = fragment.message_sequence
@@ -180,3 +173,14 @@ class Gate:
             self._partial_bytes -= self._partial.pop(oldest).held_bytes
             self.statistics["dropped_partial_hellos"] += 1
         return None
+
+
+def _check_untrusted(message_type: int, sequence: int, length: int) -> None:
+    """Raises :class:`WireError` for a message, or a part of one, that no association can begin with."""
+    if message_type != _CLIENT_HELLO:
+        raise WireError("no_association")
+    if sequence > 1:
+        # The handshake goes on at message_seq 1, so that a cookie comes with 0 or 1.
+        raise WireError("wild_message_seq")
+    if not 0 < length <= MAX_HELLO_LENGTH:
+        raise WireError("message_too_long")

@@ -21,7 +21,7 @@ DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 """For a single call not to wait, whatever mode the socket is in; 0 where there is no such thing (Windows)."""
 
 now = time.monotonic
-PLAIN_SOCKET = socket.socket if issubclass(socket.socket, _socket.socket) else None
+_PLAIN = socket.socket if issubclass(socket.socket, _socket.socket) else None
 """The class of sockets whose numbers are at hand; others may have been put in the place of Python's own."""
 
 
@@ -30,7 +30,7 @@ def numbers_of(sock: Any) -> Any:
 
     The members of enumerations that a plain socket gives for them are made each time.
     """
-    return super(PLAIN_SOCKET, sock) if PLAIN_SOCKET is not None and type(sock) is PLAIN_SOCKET else sock
+    return super(_PLAIN, sock) if _PLAIN is not None and type(sock) is _PLAIN else sock
 
 
 def can_poll() -> bool:

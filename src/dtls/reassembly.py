@@ -46,18 +46,6 @@ _FROM_CLIENT: dict[int, int] = {
 }
 
 
-def _lengths(limits: Mapping[int, int]) -> dict[int, range]:
-    # A ClientHello deserves a closer look.
-    return {
-        kind: range(min(1, limit), limit + 1)
-        for kind, limit in limits.items()
-        if kind != HandshakeType.CLIENT_HELLO
-    }
-
-
-_LENGTHS_FROM_SERVER, _LENGTHS_FROM_CLIENT = _lengths(_FROM_SERVER), _lengths(_FROM_CLIENT)
-
-
 class Message(NamedTuple):
     """A whole handshake message."""
 
@@ -123,19 +111,22 @@ class Reassembler:
     :param next_sequence: ``message_seq`` of the first message expected.
     """
 
-    __slots__ = ("_held", "_limits", "lengths", "next_sequence")
+    __slots__ = ("_held", "_limits", "next_sequence")
 
     def __init__(self, *, server_side: bool, next_sequence: int = 0) -> None:
         self._limits: Mapping[int, int] = _FROM_CLIENT if server_side else _FROM_SERVER
-        self.lengths: Mapping[int, range] = _LENGTHS_FROM_CLIENT if server_side else _LENGTHS_FROM_SERVER
-        """By type, how long a message may be that comes whole and can be passed over by :meth:`done_with`."""
         self.next_sequence = next_sequence
         self._held: dict[tuple[int, int, int], PartialMessage] = {}
 
-    @property
-    def holds_some(self) -> bool:
-        """Whether there are pieces of messages that are not done with."""
-        return bool(self._held)
+    def pass_over_untrusted(self, message_type: int, sequence: int, length: int) -> bool:
+        """Whether a message that came whole is the next one, and allowed: then it is done with. Does not raise."""
+        if sequence != self.next_sequence:
+            return False
+        limit = self._limits.get(message_type, -1)
+        if length > limit or (limit and not length):
+            return False
+        self._done_with_next()
+        return True
 
     def add_untrusted(self, fragment: HandshakeFragment) -> None:
         """Take a fragment in.
@@ -171,15 +162,14 @@ class Reassembler:
         for key, partial in self._held.items():
             if key[0] == self.next_sequence and partial.is_complete:
                 message = Message(key[1], key[0], partial.assemble())
-                self.done_with(key[0])
+                self._done_with_next()
                 return message
         return None
 
-    def done_with(self, sequence: int) -> None:
-        """The messages up to this ``message_seq`` are done with."""
+    def _done_with_next(self) -> None:
         if self._held:
-            self._held = {key: part for key, part in self._held.items() if key[0] > sequence}
-        self.next_sequence = sequence + 1
+            self._held = {key: part for key, part in self._held.items() if key[0] > self.next_sequence}
+        self.next_sequence += 1
 
     def _make_room_for_another(self, sequence: int) -> None:
         """Let go of the smallest notion of a message if there are too many; those that are complete stay."""

@@ -271,9 +271,7 @@ class Sender(abc.ABC):
         if self._unsent:
             self._send_unsent()
         try:
-            for datagram in self.connection.datagrams_to_send(now()):
-                if self._unsent or not self._transmit(datagram):
-                    self.keep(datagram)
+            self._flush()
         except OSError as error:
             self._count(error)
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import NamedTuple
 
 RECORD_HEADER_LENGTH = 13
 HANDSHAKE_HEADER_LENGTH = 12
@@ -33,21 +30,15 @@ _KNOWN_MAJOR = 0xFE
 
 _RECORD_HEADER = struct.Struct("!BHHHIH")
 _HANDSHAKE_HEADER = struct.Struct("!BBHHBHBH")
-_MESSAGE_RECORD = struct.Struct("!BHQHIQ")
+_MESSAGE_RECORD = struct.Struct("!BHQHIHHI")
 """A record's header and that of the handshake message in it. Some fields stand together: epoch and record number, the
-message's type and length, and ``message_seq``, fragment_offset and fragment_length."""
+message's type and length, and in two numbers fragment_offset and fragment_length."""
 _LAST_RECORDS = struct.Struct("!BHQHBBHQH")
 """The record of a ChangeCipherSpec and the header of the one after it; epochs and record numbers stand together."""
 _EPOCH_1 = 1
-_EPOCH_AT = 4
-"""Where in a record the lower byte of its epoch stands."""
-_SEQUENCE_AT = RECORD_HEADER_LENGTH + 4
-"""Where in a record ``message_seq`` stands."""
 _RECORD_SEQUENCE_BITS = 48
 _MESSAGE_LENGTH_BITS = 24
 _MESSAGE_LENGTH_MASK = 2**_MESSAGE_LENGTH_BITS - 1
-_FRAGMENT_BITS = 48
-"""Those of fragment_offset and fragment_length."""
 _CLIENT_HELLO_HEAD = struct.Struct(f"!H{RANDOM_LENGTH}sB")
 """Version, random and the length of the session id."""
 _SESSION_ID_AT = _CLIENT_HELLO_HEAD.size
@@ -260,68 +251,29 @@ def split_fragments_untrusted(content: bytes) -> list[HandshakeFragment]:
     return fragments
 
 
-def leading_messages_untrusted(
-    data: bytes, next_sequence: int, lengths: Mapping[int, range]
-) -> tuple[int, int, int, int, int]:
-    """How far a datagram consists of records of epoch 0 that hold one handshake message each, whole: the next ones.
+def whole_message_at_untrusted(data: bytes, at: int) -> tuple[int, int, int, int, int] | None:
+    """The record at an offset, if it is of epoch 0 and holds one handshake message, whole, and nothing else.
 
-    That is what nearly every record of a handshake is. ``message_seq`` of the first must be ``next_sequence``, their
-    record numbers follow one another, and ``lengths`` allow theirs for their types. Given are the offset after these
-    records, how many there are, the number of the first, and of the last the version and the type of its message, which
-    all mean nothing if there are none. Does not raise.
+    That is what nearly every record of a handshake is. Given are the record's version and number, the message's type
+    and ``message_seq``, and the offset after the record. Does not raise.
     """
-    unpack = _MESSAGE_RECORD.unpack_from
-    count = end = first = version = message_type = 0
-    last = len(data) - MESSAGE_RECORD_OVERHEAD
-    while end <= last:
-        kind, record_version, number, length, type_and_total, sequence_and_fragment = unpack(data, end)
-        total = length - HANDSHAKE_HEADER_LENGTH
-        if not count:
-            first = number
-        if (
-            kind != _HANDSHAKE
-            or number != first + count
-            or number > MAX_RECORD_SEQUENCE  # of another epoch
-            or sequence_and_fragment != (next_sequence + count << _FRAGMENT_BITS | total)
-            or type_and_total & _MESSAGE_LENGTH_MASK != total
-            or total > last - end
-            or total not in lengths.get(type_and_total >> _MESSAGE_LENGTH_BITS, ())
-            or record_version not in KNOWN_VERSIONS
-        ):
-            break
-        version, message_type = record_version, type_and_total >> _MESSAGE_LENGTH_BITS
-        end += MESSAGE_RECORD_OVERHEAD + total
-        count += 1
-    return end, count, first, version, message_type
-
-
-NO_FLIGHT = -1, 0, -1, -1, False
-"""What :func:`flight_as_written` says of anything else."""
-
-
-def flight_as_written(output: bytes) -> tuple[int, int, int, int, bool]:
-    """What our own engine wrote, if it is a flight: whole messages in order, perhaps a ChangeCipherSpec and a Finished.
-
-    Given are the number of the first record, how many records of epoch 0 there are, the ``message_seq`` of the first
-    message and of the last (-1 if there is none before the ChangeCipherSpec), and whether it ends with a Finished.
-    """
-    at = messages = last_at = 0
-    end = len(output)
-    while at < end and output[at] == _HANDSHAKE and not output[at + _EPOCH_AT]:
-        last_at = at
-        at += RECORD_HEADER_LENGTH + (output[at + 11] << 8 | output[at + 12])
-        messages += 1
-    ends = last_records_at_untrusted(output, at) if at < end else None
-    if (ends is None) is (at < end):
-        return NO_FLIGHT
-    if not messages:
-        return (ends[1], 1, -1, -1, True) if ends is not None else NO_FLIGHT
-    _, _, number, _, _, sequence_and_fragment = _MESSAGE_RECORD.unpack_from(output)
-    first = sequence_and_fragment >> _FRAGMENT_BITS
-    last = first + messages - 1
-    if messages > 1 and output[last_at + _SEQUENCE_AT] << 8 | output[last_at + _SEQUENCE_AT + 1] != last:
-        return NO_FLIGHT  # some are in pieces, or there twice
-    return number, messages + (ends is not None), first, last, ends is not None
+    if at + MESSAGE_RECORD_OVERHEAD > len(data) or data[at] != _HANDSHAKE:
+        return None
+    _, version, number, length, type_and_total, sequence, offset, offset_and_size = (
+        _MESSAGE_RECORD.unpack_from(data, at)
+    )
+    total = length - HANDSHAKE_HEADER_LENGTH
+    end = at + RECORD_HEADER_LENGTH + length
+    if (
+        number > MAX_RECORD_SEQUENCE  # of another epoch
+        or offset
+        or offset_and_size != total
+        or type_and_total & _MESSAGE_LENGTH_MASK != total
+        or end > len(data)
+        or (version != DTLS_1_2 and version != DTLS_1_0)  # noqa: PLR1714 - this is faster
+    ):
+        return None
+    return version, number, type_and_total >> _MESSAGE_LENGTH_BITS, sequence, end
 
 
 def build_message_record(
@@ -336,7 +288,9 @@ def build_message_record(
             record_sequence,
             HANDSHAKE_HEADER_LENGTH + length,
             message_type << _MESSAGE_LENGTH_BITS | length,
-            message_sequence << _FRAGMENT_BITS | length,
+            message_sequence,
+            0,
+            length,
         )
         + body
     )

@@ -7,34 +7,22 @@ the socket is in, and must not change that mode, which another thread may be rea
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import math
 import os
 import select
-import socket
-import struct
-import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from dtls.arrivals import ByPoll
 from dtls.err import PortUnreachable
-from dtls.kernel import DONT_WAIT, PLAIN_SOCKET, can_poll
+from dtls.kernel import DONT_WAIT, can_poll
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
     from typing import TypeVar
 
-    from dtls.arrivals import Arrivals
     from dtls.driver import Driver
 
     _Result = TypeVar("_Result")
-
-_TIMEVAL = struct.Struct("@ll")
-_NO_LIMIT = _TIMEVAL.pack(0, 0)
-_KERNEL_KEEPS_TIME = sys.platform == "linux" and struct.calcsize("@l") == struct.calcsize("@q")
-"""Whether there is SO_RCVTIMEO, and its ``struct timeval`` is two longs."""
-_MILLISECONDS = 1000
 
 
 class BorrowedSocket:
@@ -99,13 +87,6 @@ class BorrowedSocket:
         """One datagram with what the kernel says of it. Raises :exc:`BlockingIOError` if there is none."""
         return self._receive(self.sock.recvmsg, size, control)
 
-    def arrivals(self, *, tells_sender: bool) -> Arrivals:
-        """How to wait for datagrams of the connected peer."""
-        sock = self.sock
-        if _KERNEL_KEEPS_TIME and type(sock) is PLAIN_SOCKET and sock.gettimeout() is None:
-            return _ByKernel(sock, tells_sender=tells_sender)
-        return ByPoll(cast("socket.socket", self), tells_sender=tells_sender)
-
     def _receive(self, receive: Callable[..., _Result], *arguments: int) -> _Result:
         if self.refused or not DONT_WAIT or self.sock.gettimeout():
             self._prepare_to_receive()
@@ -120,15 +101,14 @@ class BorrowedSocket:
         """Send to the connected peer. Raises :exc:`BlockingIOError` if there is no room."""
         if not DONT_WAIT or self.sock.gettimeout():
             self._prepare_to_send()
-        try:
-            return self.sock.send(datagram, DONT_WAIT)
-        except TimeoutError:
-            raise BlockingIOError from None
-        except ConnectionRefusedError:
-            # That was about an earlier datagram; this one was not sent.
-            self.refused = True
-        with contextlib.suppress(ConnectionRefusedError):
-            return self.sock.send(datagram, DONT_WAIT)
+        for _ in range(2):
+            try:
+                return self.sock.send(datagram, DONT_WAIT)
+            except TimeoutError:
+                raise BlockingIOError from None
+            except ConnectionRefusedError:
+                # That was about an earlier datagram; this one was not sent.
+                self.refused = True
         return len(datagram)
 
     def sendto(self, datagram: bytes, address: Any) -> int:
@@ -169,37 +149,6 @@ class BorrowedSocket:
             ([], [descriptor]) if writable else ([descriptor], [])
         )  # pragma: no cover - Windows
         return any(select.select(readers, writers, [], 0))  # pragma: no cover
-
-
-class _ByKernel:
-    """``recv`` of a socket that blocks, which waits as long as SO_RCVTIMEO says (socket(7)).
-
-    Neither Python nor another system call stands between a datagram's arrival and its being read.
-    """
-
-    _limited = False
-
-    def __init__(self, sock: socket.socket, *, tells_sender: bool) -> None:
-        self._sock = sock
-        self._tells_sender = tells_sender
-
-    def begin(self, seconds: float) -> Callable[[int], Any]:
-        """See :class:`~dtls.arrivals.Arrivals`."""
-        sock = self._sock
-        whole, rest = divmod(math.ceil(seconds * _MILLISECONDS), _MILLISECONDS)
-        self._limited = True
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(whole, rest * _MILLISECONDS))
-        return sock.recvfrom if self._tells_sender else sock.recv
-
-    def as_told(self, error: OSError) -> OSError:
-        """See :class:`~dtls.arrivals.Arrivals`."""
-        return PortUnreachable() if isinstance(error, ConnectionRefusedError) else error
-
-    def done(self) -> None:
-        """See :class:`~dtls.arrivals.Arrivals`."""
-        if self._limited:
-            with contextlib.suppress(OSError):  # its owner has closed it
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _NO_LIMIT)
 
 
 def borrow(sock: socket.socket) -> BorrowedSocket:

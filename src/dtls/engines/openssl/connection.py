@@ -240,9 +240,13 @@ class OpenSSLConnection(Negotiated):
                 return self._after_fruitless_read(count, now)
         if self._gate is not None:
             return self._ask_gate(self._gate, datagram, now)
+        at = 0
         handshake = self._handshake
-        if handshake is not None and handshake.receive_whole(datagram, now):
-            return self._conclude_handshake(now) if handshake.over else []
+        if handshake is not None:
+            at = handshake.receive_leading_records(datagram, now)
+            if at:
+                events = self._conclude_handshake(now) if handshake.over else []
+                return events if at == len(datagram) else events + self._receive_records(datagram[at:], now)
         return self._receive_records(datagram, now)
 
     def _receive_records(self, datagram: bytes, now: float) -> list[Event]:

@@ -21,10 +21,10 @@ from dtls.flights import (
 from dtls.reassembly import Message, Reassembler
 from dtls.wire import (
     DTLS_1_0,
-    HANDSHAKE_HEADER_LENGTH,
     MAX_BODY_LENGTH,
     MAX_PLAINTEXT_LENGTH,
     MAX_RECORD_SEQUENCE,
+    MESSAGE_RECORD_OVERHEAD,
     AlertDescription,
     AlertLevel,
     ContentType,
@@ -35,23 +35,15 @@ from dtls.wire import (
     build_message_record,
     build_record,
     last_records_at_untrusted,
-    leading_messages_untrusted,
     max_fragment_length_untrusted,
     parse_client_hello_untrusted,
     split_fragments_untrusted,
     split_leading_records_untrusted,
+    whole_message_at_untrusted,
 )
 
 from . import binding
-from .binding import (
-    SSL_ERROR_WANT_READ,
-    SSL_ERROR_WANT_WRITE,
-    bio_write,
-    clear_errors,
-    negotiated_version,
-    ssl_do_handshake,
-    ssl_get_error,
-)
+from .binding import SSL_ERROR_NONE, SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE
 from .errors import ssl_error, verification_error
 from .outwards import Outwards
 
@@ -82,8 +74,6 @@ _CLIENT_HELLO = int(HandshakeType.CLIENT_HELLO)
 _CLIENT_KEY_EXCHANGE = int(HandshakeType.CLIENT_KEY_EXCHANGE)
 _BEFORE_CHANGE_CIPHER_SPEC = (_CLIENT_KEY_EXCHANGE, int(HandshakeType.CERTIFICATE_VERIFY))
 """After one of these a client's ChangeCipherSpec may come."""
-_MESSAGE_TYPE_AT = 13
-"""Where in a datagram the type of the first message stands."""
 _ALERT_LENGTH = 2
 _LAST_FIRST_RECORD = MAX_RECORD_SEQUENCE - 2**32
 
@@ -194,79 +184,92 @@ class Handshake(Outwards):
 
     # --- inwards -------------------------------------------------------------------------------------------------
 
-    def receive_whole(self, datagram: bytes, now: float) -> bool:
-        """Take in a datagram of the next messages, whole and as OpenSSL would have them; whether it is one.
+    def receive_leading_records(self, datagram: bytes, now: float) -> int:
+        """Take in the records at the head of a datagram that are the next ones; the offset after them.
 
-        At its end may be a ChangeCipherSpec and a Finished. That is what nearly every datagram of a handshake consists
-        of. OpenSSL is given all of it at once. If it is another, nothing is done.
+        They are messages that are whole, and perhaps a ChangeCipherSpec and a Finished at the end, which is what nearly
+        every datagram of a handshake consists of. OpenSSL is given them all at once.
         """
-        reassembler, length = self._reassembler, len(datagram)
-        sequence, lengths = reassembler.next_sequence, reassembler.lengths
-        end, count, number, version, last = leading_messages_untrusted(datagram, sequence, lengths)
-        ends = end < length
-        if (
-            not (count or ends)
-            or (count and number != self._record)
-            # What follows a HelloVerifyRequest can be no answer to us.
-            or (count > 1 and datagram[_MESSAGE_TYPE_AT] == _HELLO_VERIFY_REQUEST)
-            or length > MAX_PLAINTEXT_LENGTH  # as much as OpenSSL reads at a time
-            or (ends and not self._ends_flight(datagram, end, count, last))
-        ):
-            return False
-        if count:
-            self._held_alert = self._alert_believed_at = None
-            self._peer_has_answered = True
+        reassembler = self._reassembler
+        length = len(datagram)
+        number, last = self._record, 0
+        as_received = True
+        at = 0
+        while (found := whole_message_at_untrusted(datagram, at)) is not None:
+            version, record_number, message_type, sequence, end = found
+            if (
+                message_type == _CLIENT_HELLO
+                or (at and message_type == _HELLO_VERIFY_REQUEST)
+                or end > MAX_PLAINTEXT_LENGTH  # as much as OpenSSL reads at a time
+                or not reassembler.pass_over_untrusted(
+                    message_type, sequence, end - at - MESSAGE_RECORD_OVERHEAD
+                )
+            ):
+                break
+            if message_type == _CLIENT_KEY_EXCHANGE and self._association.context.psk_server is not None:
+                self._association.note_key_exchange(datagram[at + MESSAGE_RECORD_OVERHEAD : end])
+            if record_number != number:
+                as_received = False
+            number, last, at = number + 1, message_type, end
             self._record_version = version
-            self._record += count
-            reassembler.done_with(sequence + count - 1)
-            if last == _HELLO_VERIFY_REQUEST and not self._begin_again():
-                return True
-            if last in _BEFORE_CHANGE_CIPHER_SPEC and self._association.context.psk_server is not None:
-                self._note_key_exchange(datagram[:end])
-        bio_write(self._incoming, datagram, length)
-        if self._step(now):
-            if ends:
-                self._note_finished_shown()
-            if self._change_cipher_spec_seen or reassembler.holds_some:
+            if message_type == _HELLO_VERIFY_REQUEST:
+                if not self._begin_again():
+                    return at
+                break
+        if (
+            at < length
+            and as_received
+            and (self._sent_change_cipher_spec or last in _BEFORE_CHANGE_CIPHER_SPEC)
+            and self._receive_end(datagram, at, number, now)
+        ):
+            return length
+        if at:
+            messages = datagram[:at] if as_received else self._with_own_numbers(datagram, at)
+            self._record = number
+            self._made_progress()
+            self._write(messages)
+            if self._step(now):
                 self._go_on(now)
-        return True
+        return at
 
-    def _ends_flight(self, datagram: bytes, at: int, count: int, last: int) -> bool:
-        """Whether a datagram ends with the peer's ChangeCipherSpec and Finished, after ``count`` messages.
+    def _with_own_numbers(self, datagram: bytes, end: int) -> bytes:
+        """The messages at the head of a datagram, under our own numbers: a stranger's would upset OpenSSL's window."""
+        records, _ = split_leading_records_untrusted(datagram[:end])
+        return b"".join(
+            build_record(_HANDSHAKE, record.version, 0, number, record.fragment)
+            for number, record in enumerate(records, self._record)
+        )
 
-        Nothing may wait that comes first. Should the ChangeCipherSpec be too early all the same, OpenSSL passes over it
-        and keeps the other record until there are keys.
+    def _receive_end(self, datagram: bytes, at: int, number: int, now: float) -> bool:
+        """Take in a datagram of messages that ends with the peer's ChangeCipherSpec and Finished; whether it does.
+
+        ``number`` is the record number that the ChangeCipherSpec must have. Nothing may wait that comes first. Should
+        the ChangeCipherSpec be too early all the same, OpenSSL passes over it and keeps the other record until there
+        are keys.
         """
         found = last_records_at_untrusted(datagram, at)
-        if (
-            found is None
-            or self._change_cipher_spec_seen
-            or self._early_records
-            or not (self._sent_change_cipher_spec or last in _BEFORE_CHANGE_CIPHER_SPEC)
-        ):
+        if found is None or self._change_cipher_spec_seen or self._early_records:
             return False
-        version, number, length = found
+        version, record_number, length = found
         if (
-            number != self._record + count
+            record_number != number
             or not _SHORTEST_FINISHED <= length <= _LONGEST_FINISHED
-            or version != negotiated_version(self._ssl)
+            or version != binding.negotiated_version(self._ssl)
+            or len(datagram) > MAX_PLAINTEXT_LENGTH
         ):
             return False
         self.version = self._record_version = version
         self._change_cipher_spec_seen = True
-        self._record += 1
+        self._record = number + 1
+        if at:
+            self._made_progress()
+        self._write(datagram)
+        if self._step(now):
+            self._finished_is_shown = not self._note_keys_in_use()
+            if not self._finished_is_shown:
+                self._statistics["dropped_unauthenticated"] += 1
+            self._go_on(now)
         return True
-
-    def _note_finished_shown(self) -> None:
-        """OpenSSL has seen a ChangeCipherSpec and what may be the Finished, and wants more."""
-        self._finished_is_shown = not self._note_keys_in_use()
-        if not self._finished_is_shown:
-            self._statistics["dropped_unauthenticated"] += 1
-
-    def _note_key_exchange(self, messages: bytes) -> None:
-        for record in split_leading_records_untrusted(messages)[0]:
-            if record.fragment[0] == _CLIENT_KEY_EXCHANGE:
-                self._association.note_key_exchange(record.fragment[HANDSHAKE_HEADER_LENGTH:])
 
     def _go_on(self, now: float) -> None:
         """OpenSSL has taken a message in: offer it a ChangeCipherSpec that waits, and messages complete by now."""
@@ -394,7 +397,7 @@ class Handshake(Outwards):
         return record
 
     def _write(self, raw: bytes) -> None:
-        bio_write(self._incoming, raw, len(raw))
+        binding.bio_write(self._incoming, raw, len(raw))
 
     def _try_change_cipher_spec(self, now: float) -> bool:
         """Offer OpenSSL the ChangeCipherSpec if one was seen; whether the handshake goes on.
@@ -403,7 +406,7 @@ class Handshake(Outwards):
         """
         if not self._change_cipher_spec_seen or self._reads_protected or not self._flight.is_held:
             return True
-        self.version = self._record_version = negotiated_version(self._ssl)
+        self.version = self._record_version = binding.negotiated_version(self._ssl)
         self._write(self._numbered(_CHANGE_CIPHER_SPEC, self._record_version, b"\x01"))
         goes_on = self._step(now)
         if goes_on and self._note_keys_in_use():
@@ -504,20 +507,15 @@ class Handshake(Outwards):
 
     def _step(self, now: float) -> bool:
         """Let OpenSSL go on with what it has, and send what it says; whether the handshake goes on."""
-        ssl = self._ssl
-        clear_errors()
-        result = ssl_do_handshake(ssl)
-        if result == 1:
-            self._collect_output(now)
-            self.over = True
-            return False
-        outcome = ssl_get_error(ssl, result)
+        outcome = binding.do_handshake(self._ssl)
         if outcome == SSL_ERROR_WANT_READ:
             self._collect_output(now)
             return True
         errors = binding.take_errors() if outcome == SSL_ERROR_SSL else []
         self._collect_output(now)
-        if outcome != SSL_ERROR_WANT_WRITE:
+        if outcome == SSL_ERROR_NONE:
+            self.over = True
+        elif outcome != SSL_ERROR_WANT_WRITE:
             self._fail(self._explain_failure(errors))
         return not self.over
 
@@ -540,5 +538,5 @@ class Handshake(Outwards):
         """End it without success. A courtesy: with an alert, the peer need not wait for its deadline."""
         if self._flight.is_held:
             content = bytes([AlertLevel.WARNING, AlertDescription.CLOSE_NOTIFY])
-            alert = PlainRecord(ContentType.ALERT, negotiated_version(self._ssl), content)
+            alert = PlainRecord(ContentType.ALERT, binding.negotiated_version(self._ssl), content)
             self._outbox += self._flight.packer.pack([alert])

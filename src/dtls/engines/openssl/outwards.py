@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING
 from dtls.flights import FlightItem, PlainRecord, RetransmissionTimer, SentFlight, as_item
 from dtls.reassembly import PartialMessage, Reassembler
 from dtls.wire import (
-    NO_FLIGHT,
     ContentType,
     Record,
     build_handshake,
-    flight_as_written,
+    last_records_at_untrusted,
     split_fragments_untrusted,
     split_leading_records_untrusted,
+    whole_message_at_untrusted,
 )
 
 from . import binding
-from .binding import BUFFER_LENGTH, bio_read, give_back, take_buffer, unpack
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -45,29 +44,41 @@ class Outwards:
 
     def _collect_output(self, now: float) -> None:
         """Send what OpenSSL says."""
-        buffer = take_buffer()
-        length = bio_read(self._outgoing, buffer, BUFFER_LENGTH)
-        output = unpack(buffer, length) if length > 0 else b""
-        give_back(buffer)
-        if length == BUFFER_LENGTH:
-            output += binding.read_all(self._outgoing)
+        output = binding.read_all(self._outgoing)
         if not output:
             return
-        packer = self._flight.packer
-        number, records, first, last, ends = flight_as_written(output) if length <= packer.mtu else NO_FLIGHT
-        if (
-            number != packer.next_record  # repeats count here, and not in OpenSSL
-            or -1 < first <= self._own_sequence  # it has repeated itself, by its own clock
-        ):
+        next_record = self._number_after(output)
+        if next_record:
+            self._outbox.append(output)
+            self._flight.replace_as_written(output, next_record, self._reassembler.next_sequence - 1, now)
+            self._timer.start(now)
+        else:
             self._take_apart(output, now)
-            return
-        if last >= 0:
-            self._own_sequence = last
-        if ends:
+
+    def _number_after(self, output: bytes) -> int:
+        """The record number after a new flight that can be sent as OpenSSL wrote it; 0 if it cannot.
+
+        It can if it is one datagram of whole messages, none of them a repeat, with a ChangeCipherSpec and a Finished at
+        the end or without, and OpenSSL's record numbers are those that are next here, where repeats count too.
+        """
+        packer = self._flight.packer
+        length = len(output)
+        if length > packer.mtu:
+            return 0
+        number, sequence, at = packer.next_record, self._own_sequence, 0
+        while (found := whole_message_at_untrusted(output, at)) is not None:
+            _, record, _, message_sequence, end = found
+            if record != number or message_sequence <= sequence:
+                return 0
+            number, sequence, at = number + 1, message_sequence, end
+        if at < length:
+            last = None if self._sent_change_cipher_spec else last_records_at_untrusted(output, at)
+            if last is None or last[1] != number:
+                return 0
+            number += 1
             self._sent_change_cipher_spec = self._sent_finished = True
-        self._outbox.append(output)
-        self._flight.replace_as_written(output, number + records, self._reassembler.next_sequence - 1, now)
-        self._timer.start(now)
+        self._own_sequence = sequence
+        return number
 
     def _take_apart(self, output: bytes, now: float) -> None:
         """Make a flight of OpenSSL's output. What it repeats because its own timer has passed is left out."""
