@@ -95,7 +95,6 @@ class UDPDemux:
             divert=functools.partial(_divert, drivers, self._receive, origin.local),
             keeps_plaintext=True,
         )
-
         for datagram in unsent:
             driver.keep(datagram)
 

@@ -239,7 +239,7 @@ class EngineContext:
 
     def _take_ready(self) -> Handles | None:
         try:
-            return self._ready.pop()
+            return self._ready.pop() if self._ready else None
         except IndexError:  # another thread was faster
             return None
 
@@ -257,7 +257,7 @@ class EngineContext:
                 binding_sessions.name_session_group(self._handle, group)
                 handles = self._bare_handles(last=binding_sessions.keep_session)
         else:
-            handles = (self._take_ready() if self._ready else None) or self._bare_handles()
+            handles = self._take_ready() or self._bare_handles()
         ssl = handles[0]
         association.trust = self._trust
         if self._callbacks:
